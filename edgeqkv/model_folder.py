@@ -1,0 +1,108 @@
+"""The model folder: config.json, model.safetensors, tokenizer.json (optional) and README.md (the model card)."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeqkv.atomic import atomic_folder
+from edgeqkv.config import ModelConfig, parameter_shapes
+from edgeqkv.errors import EdgeQKVError, require
+from edgeqkv.strict import from_json, read_json, to_json
+
+CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as read: ``weights`` maps the names of :func:`~edgeqkv.config.parameter_shapes` to fp16 or fp32 arrays.
+
+    ``tokenizer`` is the text of tokenizer.json or None; ``sha256`` is that of the weight file it came from.
+    """
+
+    config: ModelConfig
+    weights: Mapping[str, np.ndarray]
+    tokenizer: str | None
+    sha256: str
+
+
+def read_model(folder: Path) -> Model:
+    """Read and check a model folder; every problem is an :class:`EdgeQKVError` that names the file."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise EdgeQKVError(f"{folder} is not a folder")
+    if not (folder / CONFIG).is_file():
+        raise EdgeQKVError(f"{folder} is not a model folder: it has no {CONFIG}")
+    config = read_config(folder)
+    path = folder / WEIGHTS
+    safetensors = require("safetensors", "onnx")
+    load_file = require("safetensors.numpy", "onnx").load_file
+    try:
+        weights = load_file(path)
+    except FileNotFoundError as error:
+        raise EdgeQKVError(f"{folder} is not a model folder: it has no {WEIGHTS}") from error
+    except safetensors.SafetensorError as error:
+        raise EdgeQKVError(f"{path} is damaged or truncated ({error}); copy or import it again") from error
+    check_weights(config, weights, str(path))
+    tokenizer = folder / TOKENIZER
+    return Model(
+        config=config,
+        weights={name: weights[name] for name in parameter_shapes(config)},
+        tokenizer=tokenizer.read_text(encoding="utf-8") if tokenizer.is_file() else None,
+        sha256=file_sha256(path),
+    )
+
+
+def read_config(folder: Path) -> ModelConfig:
+    return from_json(ModelConfig, read_json(Path(folder) / CONFIG), str(Path(folder) / CONFIG))
+
+
+def check_weights(config: ModelConfig, weights: Mapping[str, np.ndarray], where: str) -> None:
+    """Refuse weights whose names, shapes, dtypes or values do not fit the configuration."""
+    shapes = parameter_shapes(config)
+    missing, unknown = sorted(shapes.keys() - weights.keys()), sorted(weights.keys() - shapes.keys())
+    if missing or unknown:
+        parts = [f"lacks {_some(missing)}"] if missing else []
+        parts += [f"has unexpected {_some(unknown)}"] if unknown else []
+        raise EdgeQKVError(f"{where} does not hold a {config.variant} model: it {' and '.join(parts)}")
+    for name, shape in shapes.items():
+        array = weights[name]
+        if array.shape != shape:
+            raise EdgeQKVError(f"{where}: {name} has shape {list(array.shape)}, the configuration needs {list(shape)}")
+        if array.dtype not in (np.float16, np.float32):
+            raise EdgeQKVError(f"{where}: {name} has dtype {array.dtype}; float16 and float32 are supported")
+        if not math.isfinite(float(np.sum(array, dtype=np.float64))) and not np.isfinite(array).all():
+            raise EdgeQKVError(f"{where}: {name} holds NaN or infinite values; the training run that made it diverged")
+
+
+def write_model(
+    folder: Path,
+    config: ModelConfig,
+    weights: Mapping[str, np.ndarray],
+    card: str,
+    tokenizer: str | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a model folder whole or not at all. ``extra_files`` are put beside the card (a loss curve, say)."""
+    check_weights(config, weights, str(folder))
+    save_file = require("safetensors.numpy", "onnx").save_file
+    with atomic_folder(folder, owned_by=CONFIG) as scratch:
+        (scratch / CONFIG).write_text(to_json(config), encoding="utf-8")
+        save_file({name: np.ascontiguousarray(weights[name]) for name in parameter_shapes(config)}, scratch / WEIGHTS)
+        (scratch / CARD).write_text(card, encoding="utf-8")
+        if tokenizer is not None:
+            (scratch / TOKENIZER).write_text(tokenizer, encoding="utf-8")
+        for name, data in (extra_files or {}).items():
+            (scratch / name).write_bytes(data)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

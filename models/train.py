@@ -1,0 +1,300 @@
+"""Trains the models that ship with edgeqkv: same data, order, seed, steps and settings for every attention variant.
+
+    python models/train.py --books books.train.txt.xz --valid books.valid.txt --variant Q-K=V --out models/q-kv
+
+The books file holds texts that each begin with the lines "Title: ..." and "Author: ..."; TALES names those that are used.
+Progress is saved every 100 steps under --state, and a run that was killed goes on from there. On a machine with a GPU it is
+used. The optimiser is the paper's (AdamW, betas 0.9 and 0.95, weight decay 0.1, clipping at 1.0, warm-up, cosine to a tenth),
+with the higher learning rate that a model of this size wants.
+"""
+
+import argparse
+import io
+import json
+import lzma
+import math
+import platform
+import re
+import sys
+import time
+import zlib
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from edgeqkv.config import ModelConfig, parameter_count, parameter_shapes, parse_variant
+from edgeqkv.decoder import decoder
+from edgeqkv.eager import EagerVerbs
+from edgeqkv.model_folder import write_model
+
+TALES = [
+    "A Kidnapped Santa Claus",
+    "A Little Princess",
+    "Aesop's Fables",
+    "Andersen's Fairy Tales",
+    "Black Beauty",
+    "Dorothy and the Wizard in Oz",
+    "Five Children and It",
+    "Great Big Treasury of Beatrix Potter",
+    "Heidi",
+    "Ozma of Oz",
+    "The Adventures of Pinocchio",
+    "The Book of Dragons",
+    "The Christmas Angel",
+    "The Happy Prince & Other Tales",
+    "The Jungle Book",
+    "The Life and Adventures of Santa Claus",
+    "The Little Mermaid",
+    "The Marvelous Land of Oz",
+    "The Princess and the Goblin",
+    "The Railway Children",
+    "The Rose and the Ring",
+    "The Secret Garden",
+    "The Wind in the Willows",
+    "Through the Looking-Glass",
+]
+END_OF_TEXT = "<|endoftext|>"
+GEOMETRY = ModelConfig(
+    projections="QKV",
+    n_layer=4,
+    n_head=8,
+    n_kv_head=8,
+    d_model=256,
+    d_mlp=1024,
+    n_positions=512,
+    vocab_size=2048,
+    token_count=2048,
+    positions="learned",
+    layer_norm_eps=1e-5,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    seed: int = 20260604
+    steps: int = 4000
+    batch: int = 4
+    peak_lr: float = 2e-3
+    warmup: int = 200
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    clip: float = 1.0
+
+    def lr(self, step: int) -> float:
+        if step < self.warmup:
+            return self.peak_lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.peak_lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def read_tales(books: Path) -> list[str]:
+    """The texts of TALES, in that order."""
+    raw = lzma.open(books, "rt", encoding="utf-8").read() if books.suffix == ".xz" else books.read_text("utf-8")
+    by_title = {re.match(r"Title: (.*)", text)[1].strip(): text for text in re.split(r"(?m)^(?=Title: )", raw)[1:]}
+    missing = [title for title in TALES if title not in by_title]
+    if missing:
+        sys.exit(f"{books} lacks {', '.join(missing)}")
+    return [by_title[title] for title in TALES]
+
+
+def train_tokenizer(texts: list[str]) -> Tokenizer:
+    """Byte-level BPE, so that every text can be encoded."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=GEOMETRY.vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return tokenizer
+
+
+def token_stream(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    ids = [token for text in texts for token in [end, *tokenizer.encode(text).ids]]
+    return torch.tensor(ids)
+
+
+def initial_weights(config: ModelConfig, seed: int, device: str) -> dict[str, torch.Tensor]:
+    """GPT-2's initialisation, each weight from a generator of its own: variants start alike wherever they have the same weight."""
+    weights = {}
+    for name, shape in parameter_shapes(config).items():
+        if len(shape) == 1:
+            value = torch.ones(shape) if re.search(r"ln_\w+\.weight$", name) else torch.zeros(shape)
+        else:
+            std = 0.02 / math.sqrt(2 * config.n_layer) if name.endswith("proj.weight") else 0.02
+            generator = torch.Generator().manual_seed(seed ^ zlib.crc32(name.encode()))
+            value = torch.randn(shape, generator=generator) * std
+        weights[name] = value.to(device).requires_grad_()
+    return weights
+
+
+def batch_at(stream: torch.Tensor, recipe: Recipe, step: int) -> torch.Tensor:
+    """[batch, n_positions + 1] ids, a function of the seed and the step alone: resuming needs no generator state."""
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    starts = torch.randint(len(stream) - GEOMETRY.n_positions - 1, (recipe.batch,), generator=generator)
+    return torch.stack([stream[s : s + GEOMETRY.n_positions + 1] for s in starts.tolist()])
+
+
+def loss_of(config: ModelConfig, weights: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+    autocast = torch.autocast(ids.device.type, dtype=torch.bfloat16)
+    with autocast if torch.is_grad_enabled() else nullcontext():
+        logits = decoder(EagerVerbs(config, weights), config, ids[:, :-1], every_position=True)
+    return F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+
+
+@torch.no_grad()
+def perplexity(config: ModelConfig, weights: dict[str, torch.Tensor], stream: torch.Tensor) -> float:
+    """exp of the mean loss over windows of n_positions tokens laid end to end."""
+    width = config.n_positions
+    windows = torch.stack([stream[i : i + width + 1] for i in range(0, len(stream) - width - 1, width)])
+    losses = [loss_of(config, weights, part).item() * len(part) for part in windows.split(8)]
+    return math.exp(sum(losses) / len(windows))
+
+
+def train(config: ModelConfig, recipe: Recipe, stream: torch.Tensor, valid: torch.Tensor, state: Path, device: str):
+    weights = initial_weights(config, recipe.seed, device)
+    decayed = [w for w in weights.values() if w.ndim == 2]
+    plain = [w for w in weights.values() if w.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, betas=recipe.betas, fused=True)
+    curve: list[tuple[int, float, float]] = []  # step, training loss, held-out loss of a fixed part
+    begin = 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        if saved["recipe"] != asdict(recipe):
+            sys.exit(f"{state} belongs to another recipe; remove it or name another --state")
+        for name, value in saved["weights"].items():
+            weights[name].data.copy_(value)
+        optimiser.load_state_dict(saved["optimiser"])
+        begin, curve = saved["step"], [tuple(point) for point in saved["curve"]]
+        print(f"{config.variant}: going on from step {begin}", flush=True)
+    since, recent = time.monotonic(), []
+    for step in range(begin, recipe.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.lr(step)
+        loss = loss_of(config, weights, batch_at(stream, recipe, step).to(device))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(weights.values()), recipe.clip)
+        optimiser.step()
+        recent.append(loss.item())
+        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+            held_out = math.log(perplexity(config, weights, valid[: 24 * config.n_positions + 1]))
+            curve.append((step + 1, sum(recent) / len(recent), held_out))
+            speed = len(recent) * recipe.batch * config.n_positions / (time.monotonic() - since)
+            left = (recipe.steps - step - 1) * recipe.batch * config.n_positions / speed / 60
+            print(
+                f"{config.variant}: step {step + 1}/{recipe.steps}  loss {curve[-1][1]:.3f}  held-out {held_out:.3f}  "
+                f"{speed:,.0f} tokens/s  {left:.0f} min left",
+                flush=True,
+            )
+            progress = {
+                "recipe": asdict(recipe),
+                "step": step + 1,
+                "curve": curve,
+                "weights": {name: w.detach() for name, w in weights.items()},
+                "optimiser": optimiser.state_dict(),
+            }
+            torch.save(progress, state.with_suffix(".part"))
+            state.with_suffix(".part").rename(state)
+            since, recent = time.monotonic(), []
+    return {name: w.detach() for name, w in weights.items()}, curve
+
+
+def loss_picture(variant: str, curve: list[tuple[int, float, float]]) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    steps, train_loss, held_out = zip(*curve, strict=True)
+    axes.plot(steps, train_loss, label="training")
+    axes.plot(steps, held_out, label="held out (first 24 windows)")
+    axes.set(xlabel="step", ylabel="loss, nats per token", title=f"{variant}: loss")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="svg", metadata={"Date": None})
+    return picture.getvalue()
+
+
+def card(config: ModelConfig, recipe: Recipe, curve: list, ppl: float, train_tokens: int, device: str) -> str:
+    titles = ", ".join(f"*{title}*" for title in TALES)
+    seen = recipe.steps * recipe.batch * config.n_positions
+    points = curve[:: max(1, len(curve) // 10)]
+    if points[-1] != curve[-1]:
+        points.append(curve[-1])
+    rows = "\n".join(f"| {step} | {a:.3f} | {b:.3f} |" for step, a, b in points)
+    return f"""# {config.variant}, {parameter_count(config) / 1e6:.2f}M parameters: a small teller of tales
+
+One of three models (QKV, Q-K=V, Q-MQA) that differ in attention alone: same data, order, steps, seed and settings, and the
+same initial value for every weight that two of them share. It writes recognisable English in the manner of old children's
+books, and no more: it exists so that edgeqkv can be tried and tested on trained weights.
+
+- geometry: {config.n_layer} layers, d_model {config.d_model}, {config.n_head} heads of {config.head_dim}, \
+{config.n_kv_head} KV heads, {config.n_positions} positions, {config.vocab_size} tokens (byte-level BPE trained on the same text)
+- data: {len(TALES)} public-domain books, {train_tokens:,} tokens: {titles}
+- recipe: `models/train.py`, {recipe.steps} steps of {recipe.batch} × {config.n_positions} tokens ({seen / 1e6:.1f}M tokens, \
+{seen / train_tokens:.1f} passes), AdamW betas {recipe.betas}, peak learning rate {recipe.peak_lr}, warm-up {recipe.warmup}, \
+cosine to a tenth, weight decay {recipe.weight_decay}, clipping {recipe.clip}, seed {recipe.seed}, bf16 autocast on {device}
+- **held-out perplexity {ppl:.2f}** per token, on four books that were not trained on (*The Time Machine*, *The Wonderful \
+Wizard of Oz*, *Alice's Adventures in Wonderland*, *Treasure Island*), windows of {config.n_positions} tokens, fp32
+- weights are stored in fp16; licence Apache-2.0, the books are in the public domain
+
+![loss](loss.svg)
+
+| step | training loss | held-out loss (first 24 windows) |
+|---|---|---|
+{rows}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--books", type=Path, required=True, help="training texts, .txt or .txt.xz")
+    parser.add_argument("--valid", type=Path, required=True, help="held-out texts, .txt")
+    parser.add_argument("--variant", required=True, help="QKV, Q-K=V, Q-MQA, ...")
+    parser.add_argument("--out", type=Path, required=True, help="model folder to write")
+    parser.add_argument("--state", type=Path, default=Path("build/train"), help="where progress is kept")
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+
+    torch.set_num_threads(options.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    projections, n_kv_head = parse_variant(options.variant, GEOMETRY.n_head)
+    config = replace(GEOMETRY, projections=projections, n_kv_head=n_kv_head)
+    recipe = Recipe(steps=options.steps)
+    texts = read_tales(options.books)
+    tokenizer = train_tokenizer(texts)
+    stream = token_stream(tokenizer, texts)
+    valid = token_stream(tokenizer, [options.valid.read_text(encoding="utf-8")]).to(device)
+    options.state.mkdir(parents=True, exist_ok=True)
+    state = options.state / f"{re.sub('[^a-z0-9]', '-', options.variant.lower())}.pt"
+    print(f"{options.variant}: {parameter_count(config):,} parameters, {len(stream):,} tokens, {device}", flush=True)
+    weights, curve = train(config, recipe, stream, valid, state, device)
+    stored = {name: w.half() for name, w in weights.items()}
+    ppl = perplexity(config, {name: w.float() for name, w in stored.items()}, valid)
+    print(f"{options.variant}: held-out perplexity {ppl:.2f}", flush=True)
+    write_model(
+        options.out,
+        config,
+        {name: w.cpu().numpy() for name, w in stored.items()},
+        card(config, recipe, curve, ppl, len(stream), f"{device} ({platform.machine()})"),
+        tokenizer.to_str(),
+        {"loss.svg": loss_picture(options.variant, curve), "loss.json": json.dumps(curve).encode()},
+    )
+
+
+if __name__ == "__main__":
+    main()
