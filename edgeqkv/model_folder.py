@@ -56,6 +56,18 @@ def read_model(folder: Path) -> Model:
     )
 
 
+def load_model(path: Path) -> Model:
+    """A model from a model folder, or from a checkpoint of the paper."""
+    path = Path(path)
+    if path.is_dir():
+        return read_model(path)
+    if not path.exists():
+        raise EdgeQKVError(f"{path} does not exist; name a model folder or a checkpoint")
+    from edgeqkv.checkpoint import read_checkpoint
+
+    return read_checkpoint(path)
+
+
 def read_config(folder: Path) -> ModelConfig:
     return from_json(ModelConfig, read_json(Path(folder) / CONFIG), str(Path(folder) / CONFIG))
 

@@ -6,6 +6,7 @@ value of the wrong type must be an error that names it, never a silent default.
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from pathlib import Path
@@ -17,8 +18,9 @@ T = TypeVar("T")
 
 
 def to_json(value: Any) -> str:
-    """JSON text of a dataclass, indented, every field written out."""
-    return json.dumps(dataclasses.asdict(value), indent=2, ensure_ascii=False) + "\n"
+    """JSON text of a dataclass, indented, every field written out; a list of numbers stays on one line."""
+    text = json.dumps(dataclasses.asdict(value), indent=2, ensure_ascii=False)
+    return re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -55,9 +57,11 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             raise EdgeQKVError(f"{where}: {_shown(value)} is not one of {', '.join(map(repr, arguments))}")
         return value
     if origin in (typing.Union, types.UnionType):
-        if value is None:
+        if value is None and type(None) in arguments:
             return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+        kinds = [a for a in arguments if a is not type(None)]
+        exact = [a for a in kinds if isinstance(a, type) and type(value) is a]
+        return _convert((exact or kinds)[0], value, where)
     if origin is tuple:
         if not isinstance(value, list):
             raise EdgeQKVError(f"{where}: expected a list, found {_shown(value)}")

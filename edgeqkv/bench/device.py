@@ -1,0 +1,56 @@
+"""Where the worker runs. Today that is this machine; ssh and adb devices start the same worker elsewhere."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edgeqkv.errors import EdgeQKVError
+
+
+class WorkerProcess:
+    """A worker with one bundle, asked one thing at a time. Idle, it waits on a pipe and takes no processor time."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edgeqkv.bench.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = self._process.wait()
+            reason = "it was killed, probably for want of memory" if code == -9 else f"exit code {code}"
+            raise EdgeQKVError(f"the measuring process of {self.name} ended during {do!r}: {reason}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise EdgeQKVError(f"{self.name}: {answer['error']}")
+        return answer
+
+    def __enter__(self) -> "WorkerProcess":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+def start_worker(device: str, bundle: Path) -> WorkerProcess:
+    """A worker on ``device`` for ``bundle``."""
+    if device != "local":
+        raise EdgeQKVError(f"unknown device {device!r}; this version measures on: local")
+    return WorkerProcess(str(bundle))

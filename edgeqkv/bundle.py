@@ -1,0 +1,214 @@
+"""The bundle: what export writes and every runtime reads. ``edgeqkv.json`` is the contract; its fields are these classes."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeqkv.atomic import atomic_write
+from edgeqkv.cache import CacheDtype, CacheLayout
+from edgeqkv.config import ModelConfig
+from edgeqkv.errors import EdgeQKVError
+from edgeqkv.model_folder import TOKENIZER, file_sha256
+from edgeqkv.strict import from_json, read_json, to_json
+
+FORMAT = 1
+MANIFEST = "edgeqkv.json"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """``checkpoint_sha256`` is that of the weight file the bundle was exported from."""
+
+    variant: str
+    config: ModelConfig
+    parameters: int
+    checkpoint_sha256: str
+    tokenizer_sha256: str | None
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """The cache in words that a runtime in any language can allocate from.
+
+    ``shape`` is that of each tensor; ``layout`` names its axes. ``scales`` maps a tensor's name to its static scales
+    [n_kv_head * head_dim], empty for floating point.
+    """
+
+    tensors: tuple[str, ...]
+    names: tuple[str, ...]
+    dtype: CacheDtype
+    shape: tuple[int, ...]
+    layout: Literal["batch, kv_head, position, channel"]
+    scale_layout: Literal["none", "static"]
+    scales: dict[str, tuple[float, ...]]
+    capacity: int
+    bytes: int
+    bytes_per_position: int
+    scale_bytes: int
+
+
+@dataclass(frozen=True)
+class WeightsEntry:
+    """``block`` is the number of values that share a scale, by matrix width; empty for floating point."""
+
+    scheme: Literal["fp32", "int8"]
+    block: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output; a shape entry is a number or the name of a size that is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """``aliases`` maps each output that must share memory with an input to that input."""
+
+    name: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    aliases: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One runtime's files: paths relative to the bundle, each with its sha256; the first is the one to load.
+
+    ``prefill_chunk`` is how many tokens a runtime should feed at once: it bounds the memory that prefill takes.
+    """
+
+    runtime: Literal["onnx"]
+    kernel: Literal["stock"]
+    attention: str
+    files: dict[str, str]
+    runtime_version: str
+    prefill_chunk: int
+    entry_points: tuple[EntryPoint, ...]
+
+
+@dataclass(frozen=True)
+class ParityRecord:
+    """What ``edgeqkv verify`` found for one artifact. Perplexities are per token on ``text``; KL is in nats."""
+
+    runtime: str
+    kernel: str
+    runtime_version: str
+    against_sha256: str
+    text: str
+    tokens: int
+    max_abs_logit: float
+    mean_kl: float
+    top1_agreement: float
+    greedy_tokens: int
+    greedy_identical: int
+    perplexity_reference: float
+    perplexity: float
+    thresholds: dict[str, float]
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Manifest:
+    format: int
+    edgeqkv: str
+    model: ModelEntry
+    cache: CacheEntry
+    weights: WeightsEntry
+    artifacts: tuple[Artifact, ...]
+    parity: tuple[ParityRecord, ...]
+
+    @property
+    def cache_layout(self) -> CacheLayout:
+        cache, config = self.cache, self.model.config
+        return CacheLayout(
+            n_layer=config.n_layer,
+            tensors=cache.tensors,
+            n_kv_head=config.n_kv_head,
+            capacity=cache.capacity,
+            head_dim=config.head_dim,
+            dtype=cache.dtype,
+            scales=cache.scale_layout,
+        )
+
+
+def cache_entry(layout: CacheLayout, scales: dict[str, tuple[float, ...]]) -> CacheEntry:
+    return CacheEntry(
+        tensors=layout.tensors,
+        names=tuple(layout.names),
+        dtype=layout.dtype,
+        shape=layout.shape,
+        layout="batch, kv_head, position, channel",
+        scale_layout=layout.scales,
+        scales=scales,
+        capacity=layout.capacity,
+        bytes=layout.bytes,
+        bytes_per_position=layout.bytes_per_position,
+        scale_bytes=layout.scale_bytes,
+    )
+
+
+def is_bundle(folder: Path) -> bool:
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def read_bundle(folder: Path) -> Manifest:
+    """Read and validate a bundle's manifest."""
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not folder.exists():
+        raise EdgeQKVError(f"{folder} does not exist")
+    if not path.is_file():
+        raise EdgeQKVError(f"{folder} is not a bundle: it has no {MANIFEST}; edgeqkv export writes one")
+    data = read_json(path)
+    version = data.get("format") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise EdgeQKVError(
+            f"{path} has format {version}, this edgeqkv reads up to {FORMAT}: update edgeqkv, or export the bundle again"
+        )
+    if version != FORMAT:
+        raise EdgeQKVError(f"{path}: expected format {FORMAT}, found {version!r}")
+    manifest = from_json(Manifest, data, str(path))
+    layout = manifest.cache_layout
+    if cache_entry(layout, manifest.cache.scales) != manifest.cache:
+        raise EdgeQKVError(f"{path}: the cache entry does not agree with the model's geometry; export the bundle again")
+    if sorted(manifest.cache.scales) != sorted(layout.names if layout.scales == "static" else []):
+        raise EdgeQKVError(f"{path}: the cache scales do not belong to the cache tensors; export the bundle again")
+    return manifest
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every file of the bundle with its sha256 in the manifest."""
+    expected = {name: digest for artifact in manifest.artifacts for name, digest in artifact.files.items()}
+    if manifest.model.tokenizer_sha256 is not None:
+        expected[TOKENIZER] = manifest.model.tokenizer_sha256
+    for name, digest in expected.items():
+        path = Path(folder) / name
+        if not path.is_file():
+            raise EdgeQKVError(f"{folder}: the file {name} is missing; copy or export the bundle again")
+        if file_sha256(path) != digest:
+            raise EdgeQKVError(f"{path} is not the file that was exported (its sha256 differs); copy or export it again")
+
+
+def bundle_tokenizer(folder: Path, manifest: Manifest) -> Any:
+    """The bundle's tokenizer; :class:`EdgeQKVError` when the model came without one."""
+    if manifest.model.tokenizer_sha256 is None:
+        raise EdgeQKVError(f"{folder} has no tokenizer, so it cannot take or write text; use --ids with token ids")
+    from edgeqkv.tokenizer import load_tokenizer
+
+    path = Path(folder) / TOKENIZER
+    return load_tokenizer(path.read_text(encoding="utf-8"), str(path))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    atomic_write(Path(folder) / MANIFEST, to_json(manifest).encode())
+
+
+def record_parity(folder: Path, record: ParityRecord) -> None:
+    """Put a verify result into the manifest, in place of an older one of the same runtime and kernel."""
+    manifest = read_bundle(folder)
+    others = [r for r in manifest.parity if (r.runtime, r.kernel) != (record.runtime, record.kernel)]
+    write_manifest(folder, replace(manifest, parity=(*others, record)))

@@ -1,0 +1,174 @@
+"""The paper's training checkpoints (``torch.save`` files) into a model.
+
+The attention keys differ by variant, and shapes alone are ambiguous: names are read together with ``model_config``.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeqkv.config import ModelConfig, Projections, parameter_count
+from edgeqkv.errors import EdgeQKVError, require
+from edgeqkv.model_folder import Model, check_weights, file_sha256, write_model
+
+GPT2_ROWS, GPT2_TOKENS = 50304, 50257
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """How one family of variants stores its projections: the keys it has and what each of them holds, in order.
+
+    ``kv_heads`` gives the number of KV heads from n_head and n_kv_groups (None when model_config has none).
+    """
+
+    projections: Projections
+    parts: dict[str, tuple[str, ...]]
+    kv_heads: Callable[[int, int | None], int | None]
+
+
+def _all_heads(n_head: int, groups: int | None) -> int | None:
+    return n_head if groups in (None, n_head) else None
+
+
+def _grouped(n_head: int, groups: int | None) -> int | None:
+    return groups
+
+
+# The class that the paper calls GPT_KV is Q=K-V: its c_kv holds k, then v, and q is k.
+_FAMILIES = [
+    _Attention("QKV", {"c_attn": ("q", "k", "v")}, _all_heads),
+    _Attention("Q-K=V", {"c_q": ("q",), "c_k": ("k",)}, lambda n_head, groups: groups or n_head),
+    _Attention("Q=K-V", {"c_kv": ("k", "v")}, _all_heads),
+    _Attention("Q=K=V", {"c_k": ("k",)}, _all_heads),
+    _Attention("QKV", {"c_q": ("q",), "c_kv": ("k", "v")}, _grouped),
+    _Attention("Q-K=V", {"c_q": ("q",), "c_kv": ("k",)}, lambda n_head, groups: 1 if groups == 1 else None),  # Q-MQA
+]
+
+
+def read_checkpoint(path: Path, token_count: int | None = None) -> Model:
+    """Read a checkpoint with torch's ``weights_only`` loader; a file that carries code is refused.
+
+    ``token_count`` is the number of ids that may be sampled; by default all rows, or 50257 of GPT-2's padded 50304.
+    """
+    torch = require("torch", "torch")
+    path = Path(path)
+    if not path.is_file():
+        raise EdgeQKVError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+    import pickle
+
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "global" in str(error).lower():
+            raise EdgeQKVError(
+                f"{path} is refused: it carries code or objects besides tensors, which could run on this machine; save "
+                "the state dict, model_config and plain values alone"
+            ) from error
+        raise EdgeQKVError(f"{path} is not a torch checkpoint, or is truncated ({_first_line(error)})") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, IndexError) as error:
+        raise EdgeQKVError(f"{path} is not a torch checkpoint, or is truncated ({_first_line(error)})") from error
+    if not isinstance(saved, dict) or not {"model_state_dict", "model_config"} <= saved.keys():
+        raise EdgeQKVError(f"{path}: expected a dictionary with model_state_dict and model_config")
+    state = {}
+    for key, value in saved["model_state_dict"].items():
+        if not isinstance(value, torch.Tensor):
+            raise EdgeQKVError(f"{path}: model_state_dict[{key!r}] is not a tensor")
+        name = key.removeprefix("module.")
+        if not name.endswith(".attn.bias"):  # the causal mask, hundreds of MB over all layers
+            state[name] = value
+    config, kind = _config(saved["model_config"], state, str(path), token_count)
+    weights = _weights(config, kind, state, str(path))
+    check_weights(config, weights, str(path))
+    return Model(config, weights, None, file_sha256(path))
+
+
+def import_checkpoint(path: Path, out: Path, tokenizer: Path | None = None, token_count: int | None = None) -> ModelConfig:
+    """Write a checkpoint as a model folder. ``tokenizer`` is a tokenizer.json; its vocabulary sets ``token_count``."""
+    text = None
+    if tokenizer is not None:
+        from edgeqkv.tokenizer import load_tokenizer
+
+        if not Path(tokenizer).is_file():
+            raise EdgeQKVError(f"{tokenizer} does not exist")
+        text = Path(tokenizer).read_text(encoding="utf-8")
+        token_count = token_count or load_tokenizer(text, str(tokenizer)).get_vocab_size()
+    model = read_checkpoint(path, token_count)
+    card = (
+        f"# {model.config.variant}, imported\n\n{parameter_count(model.config):,} parameters, from the checkpoint "
+        f"`{Path(path).name}` (sha256 {model.sha256}) by `edgeqkv import`.\n"
+    )
+    write_model(out, model.config, model.weights, card, text)
+    return model.config
+
+
+def _config(saved: Any, state: dict[str, Any], where: str, token_count: int | None) -> tuple[ModelConfig, _Attention]:
+    if not isinstance(saved, dict):
+        raise EdgeQKVError(f"{where}: model_config is not a dictionary")
+
+    def field(name: str) -> Any:
+        value = saved.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise EdgeQKVError(f"{where}: model_config.{name} is {'missing' if value is None else 'not a number'}")
+        return value
+
+    for name, supported in (("use_bias", True), ("tie_word_embeddings", True)):
+        if saved.get(name, supported) != supported:
+            raise EdgeQKVError(f"{where}: model_config.{name} = {saved[name]} is not supported, only {supported}")
+    keys = {m[1] for name in state if (m := re.fullmatch(r"h\.0\.attn\.(\w+)\.weight", name))} - {"c_proj"}
+    n_head, groups = field("n_head"), saved.get("n_kv_groups")
+    for kind in _FAMILIES:
+        n_kv_head = kind.kv_heads(n_head, groups) if kind.parts.keys() == keys else None
+        if n_kv_head is None or not _rows_fit(kind, n_kv_head, field("n_embd") // n_head, field("n_embd"), state):
+            continue
+        vocab_size = field("vocab_size")
+        return ModelConfig(
+            projections=kind.projections,
+            n_layer=field("n_layer"),
+            n_head=n_head,
+            n_kv_head=n_kv_head,
+            d_model=field("n_embd"),
+            d_mlp=field("n_inner"),
+            n_positions=field("n_positions"),
+            vocab_size=vocab_size,
+            token_count=token_count or (GPT2_TOKENS if vocab_size == GPT2_ROWS else vocab_size),
+            positions="learned",
+            layer_norm_eps=float(field("layer_norm_epsilon")),
+        ), kind
+    found = ", ".join(f"{key} {list(state[f'h.0.attn.{key}.weight'].shape)}" for key in sorted(keys)) or "none"
+    raise EdgeQKVError(
+        f"{where}: the attention keys ({found}) with n_head {n_head} and n_kv_groups {groups} fit no known variant"
+    )
+
+
+def _rows_fit(kind: _Attention, n_kv_head: int, head_dim: int, d_model: int, state: dict[str, Any]) -> bool:
+    rows = {"q": d_model, "k": n_kv_head * head_dim, "v": n_kv_head * head_dim}
+    return all(
+        state[f"h.0.attn.{key}.weight"].shape[0] == sum(rows[part] for part in parts) for key, parts in kind.parts.items()
+    )
+
+
+def _weights(config: ModelConfig, kind: _Attention, state: dict[str, Any], where: str) -> dict[str, np.ndarray]:
+    """Our names: fused projections are cut apart, c_fc and c_proj lose their prefix."""
+    rows = {"q": config.d_model, "k": config.kv_dim, "v": config.kv_dim}
+    weights: dict[str, np.ndarray] = {}
+    for name, tensor in state.items():
+        array = tensor.float().numpy()
+        fused = re.fullmatch(r"(h\.\d+\.attn)\.(\w+)\.(weight|bias)", name)
+        if fused and fused[2] in kind.parts:
+            parts = kind.parts[fused[2]]
+            if array.shape[0] != sum(rows[part] for part in parts):
+                raise EdgeQKVError(f"{where}: {name} has {array.shape[0]} rows, a {config.variant} model needs others")
+            cuts = np.cumsum([rows[part] for part in parts])[:-1]
+            for part, piece in zip(parts, np.split(array, cuts), strict=True):
+                weights[f"{fused[1]}.{part}.{fused[3]}"] = piece
+        else:
+            weights[re.sub(r"\.c_(fc|proj)\.", r".\1.", name)] = array
+    return weights
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:160] or type(error).__name__

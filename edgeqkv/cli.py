@@ -1,0 +1,292 @@
+"""The command line. Results go to stdout, progress to stderr; exit 0 done, 1 a check failed, 2 bad input, 3 lacking environment."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import edgeqkv
+from edgeqkv.errors import EdgeQKVError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train with K = V, ship with one cache."
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Text = Annotated[Path | None, typer.Option("--text", help="UTF-8 text file to use instead of the built-in sample.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgeqkv {edgeqkv.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options of every command; main() reads --debug itself."""
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Checkpoint, model folder or bundle.")],
+    capacity: Annotated[int | None, typer.Option(help="Positions; by default all the model has.")] = None,
+    cache: Annotated[str | None, typer.Option(help="fp32, fp16 or int8.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a model and what the cache of every variant of its geometry takes."""
+    from edgeqkv.cache import DTYPE_BYTES
+    from edgeqkv.inspection import inspect_path
+    from edgeqkv.tables import mib, table
+
+    if cache is not None and cache not in DTYPE_BYTES:
+        raise EdgeQKVError(f"--cache {cache!r} is not one of {', '.join(DTYPE_BYTES)}")
+    seen = inspect_path(path, capacity, cache)  # type: ignore[arg-type]
+    if as_json:
+        return _print_json(seen)
+    c = seen.config
+    print(f"{path}: {seen.kind}, {seen.variant}, {seen.parameters:,} parameters")
+    print(
+        f"{c.n_layer} layers, d_model {c.d_model}, {c.n_head} heads of {c.head_dim}, {c.n_kv_head} KV heads, MLP {c.d_mlp}, "
+        f"{c.n_positions} positions, {c.token_count} tokens in {c.vocab_size} rows, "
+        f"{'with' if seen.has_tokenizer else 'no'} tokenizer"
+    )
+    if seen.bundle is not None:
+        for artifact in seen.bundle.artifacts:
+            print(f"{artifact.runtime} {artifact.runtime_version}: {seen.bundle.weights.scheme} weights, {artifact.attention} attention")
+        for record in seen.bundle.parity:
+            print(f"verified on {record.runtime}: {'passed' if record.passed else 'FAILED'}, perplexity {record.perplexity:.2f}")
+    print(f"\ncache at {seen.capacity:,} positions, {seen.cache_dtype}\n")
+    rows = [
+        [
+            f"{b.variant} <" if b.variant == seen.variant else b.variant,
+            b.cache_tensors_per_layer,
+            b.n_kv_head,
+            mib(b.bytes, 2),
+            f"{b.bytes_per_position:,}",
+            f"{100 * (b.relative_to_qkv - 1):+.1f} %" if b.variant != "QKV" else "",
+        ]
+        for b in seen.budgets
+    ]
+    print(table(["variant", "tensors/layer", "KV heads", "cache MiB", "bytes/position", "against QKV"], rows))
+
+
+@app.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt file of the paper's training code.")],
+    out: Out,
+    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json to put beside it.")] = None,
+    token_count: Annotated[int | None, typer.Option(help="Ids that may be sampled; the rest is padding.")] = None,
+) -> None:
+    """Turn a training checkpoint into a model folder."""
+    from edgeqkv.checkpoint import import_checkpoint
+
+    config = import_checkpoint(checkpoint, out, tokenizer, token_count)
+    print(f"{out}: {config.variant}, {config.n_layer} layers, d_model {config.d_model}, {config.token_count} tokens")
+
+
+@app.command()
+def new(
+    preset: Annotated[str, typer.Argument(help="Geometry: paper-300m, paper-300m-8k, paper-1.2b, tale-4m.")],
+    variant: Annotated[str, typer.Option(help="QKV, GQA-g, MQA, Q-K=V, Q-GQA-g, Q-MQA, Q=K-V or Q=K=V.")],
+    out: Out,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+) -> None:
+    """Write a model with random weights, for memory and latency work."""
+    from edgeqkv.config import parameter_count
+    from edgeqkv.presets import new_model
+
+    config = new_model(preset, variant, out, seed)
+    print(f"{out}: {config.variant}, {parameter_count(config):,} random parameters")
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Model folder or checkpoint.")],
+    out: Out,
+    target: Annotated[list[str], typer.Option(help="onnx")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
+    weights: Annotated[str, typer.Option(help="int8 or fp32.")] = "int8",
+    cache: Annotated[str, typer.Option(help="fp32 or int8.")] = "fp32",
+    capacity: Annotated[int | None, typer.Option(help="Positions of the cache; by default all the model has.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Text for the scales of an int8 cache.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a bundle that a device can run."""
+    from edgeqkv.progress import progress_bar
+    from edgeqkv.tables import mib
+
+    with progress_bar("export") as update:
+        manifest = edgeqkv.export(
+            model,
+            out,
+            targets=target,
+            weights=weights,
+            cache=cache,
+            capacity=capacity,
+            calibration=calibration,
+            progress=lambda stage: update(stage, 0, 0),
+        )
+    if as_json:
+        return _print_json(manifest)
+    size = sum((out / name).stat().st_size for artifact in manifest.artifacts for name in artifact.files)
+    print(
+        f"{out}: {manifest.model.variant} for {', '.join(a.runtime for a in manifest.artifacts)}, {weights} weights, "
+        f"{mib(size)} MiB; {cache} cache of {manifest.cache.capacity} positions, {mib(manifest.cache.bytes, 2)} MiB"
+    )
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle to check.")],
+    against: Annotated[Path, typer.Option(help="The model folder or checkpoint it was exported from.")],
+    text: Text = None,
+    tokens: Annotated[int, typer.Option(help="How many tokens of the text to compare.")] = 4096,
+    as_json: Json = False,
+) -> None:
+    """Compare a bundle with its PyTorch model, token by token; exit 1 when it is not the same function."""
+    from edgeqkv.parity import perplexity_percent
+    from edgeqkv.progress import progress_bar
+    from edgeqkv.tables import table
+
+    if tokens < 2:
+        raise EdgeQKVError(f"--tokens must be at least 2, found {tokens}")
+    with progress_bar("verify") as update:
+        results = edgeqkv.verify(bundle, against, text=text, tokens=tokens, progress=lambda d, t: update("", d, t))
+    if as_json:
+        _print_json([result.record for result in results])
+    else:
+        rows = [
+            [
+                r.runtime,
+                r.tokens,
+                f"{r.max_abs_logit:.1e}",
+                f"{r.mean_kl:.1e}",
+                f"{100 * r.top1_agreement:.1f} %",
+                f"{r.greedy_identical}/{r.greedy_tokens}",
+                f"{r.perplexity_reference:.3f}",
+                f"{r.perplexity:.3f} ({perplexity_percent(r):+.2f} %)",
+                "passed" if r.passed else "FAILED",
+            ]
+            for r in (result.record for result in results)
+        ]
+        header = ["runtime", "tokens", "max |Δlogit|", "mean KL nats", "same top-1", "same greedy", "ppl PyTorch", "ppl", "result"]
+        print(table(header, rows))
+    for result in results:
+        for failure in result.failures:
+            print(f"edgeqkv: {result.record.runtime}: {failure}", file=sys.stderr)
+    if any(result.failures for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    bundle: Annotated[Path, typer.Argument(help="Bundle to run.")],
+    prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
+    ids: Annotated[str | None, typer.Option(help="Token ids to continue, separated by commas; prints ids.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="How many to write; by default until the cache is full.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the k best.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    runtime: Annotated[str | None, typer.Option(help="onnx")] = None,
+    threads: Annotated[int | None, typer.Option(help="By default the runtime's choice.")] = None,
+) -> None:
+    """Stream a continuation of a prompt."""
+    from edgeqkv.bundle import bundle_tokenizer, read_bundle
+    from edgeqkv.sampling import Sampler
+    from edgeqkv.tokenizer import stream_text
+
+    if (prompt is None) == (ids is None):
+        raise EdgeQKVError("give either --prompt TEXT or --ids 1,2,3")
+    if tokens is not None and tokens < 1:
+        raise EdgeQKVError(f"--tokens must be at least 1, found {tokens}")
+    sampler = Sampler(temperature, top_k, seed)
+    tokenizer = None
+    if prompt is not None:
+        tokenizer = bundle_tokenizer(bundle, read_bundle(bundle))
+        start = tokenizer.encode(prompt).ids
+        if not start:
+            raise EdgeQKVError("the prompt is empty; give at least one character")
+    else:
+        start = _parse_ids(ids or "")
+    session = edgeqkv.open(bundle, runtime=runtime, threads=threads)
+    stream = session.generate(start, sampler, tokens)
+    if tokenizer is None:
+        print(",".join(map(str, stream)))
+        return
+    sys.stdout.write(prompt or "")
+    for piece in stream_text(tokenizer, start, stream):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+@app.command()
+def bench(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles to compare; the first one is the baseline.")],
+    device: Annotated[str, typer.Option(help="local")] = "local",
+    depths: Annotated[str | None, typer.Option(help="Filled positions to decode at, separated by commas.")] = None,
+    threads: Annotated[int | None, typer.Option(help="By default one for each core.")] = None,
+    rounds: Annotated[int, typer.Option(help="Times that every cell is visited.")] = 5,
+    steps: Annotated[int, typer.Option(help="Tokens measured at each visit.")] = 8,
+    results: Annotated[Path | None, typer.Option("--results", help="Append the raw records here, as JSON lines.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure memory and latency, all bundles in turn in one run."""
+    from edgeqkv.bench.measure import measure
+    from edgeqkv.bench.summary import summary
+    from edgeqkv.progress import progress_bar
+
+    wanted = _parse_ids(depths, "--depths") if depths is not None else None
+    with progress_bar("bench") as update:
+        records = measure(bundles, device, wanted, threads, rounds, steps, update)
+    if results is not None:
+        try:
+            with results.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(dataclasses.asdict(record)) + "\n" for record in records)
+        except OSError as error:
+            raise EdgeQKVError(f"cannot write {results}: {error.strerror}") from error
+    if as_json:
+        return _print_json(records)
+    print(summary(records))
+
+
+def _parse_ids(text: str, option: str = "--ids") -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise EdgeQKVError(f"{option} takes whole numbers separated by commas, found {text!r}") from error
+
+
+def _print_json(value: Any) -> None:
+    def plain(v: Any) -> Any:
+        return [plain(item) for item in v] if isinstance(v, list) else dataclasses.asdict(v)
+
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Entry point: our errors become one sentence on stderr and their exit code."""
+    try:
+        app()
+    except EdgeQKVError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"edgeqkv: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("edgeqkv: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+if __name__ == "__main__":
+    main()

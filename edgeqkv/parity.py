@@ -1,0 +1,170 @@
+"""Does the export compute the same function? Logits, greedy text, KL and perplexity against the eager model, on real text."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import edgeqkv
+from edgeqkv.bundle import Manifest, ParityRecord, read_bundle, record_parity
+from edgeqkv.errors import EdgeQKVError
+from edgeqkv.model_folder import Model, load_model
+from edgeqkv.sample import token_windows
+from edgeqkv.session import Session
+
+if TYPE_CHECKING:
+    from edgeqkv.eager import EagerModel
+
+GREEDY_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One artifact's result: ``record`` goes into the manifest, ``failures`` says in words what was exceeded."""
+
+    record: ParityRecord
+    failures: tuple[str, ...]
+
+
+def thresholds(manifest: Manifest) -> dict[str, float]:
+    """What an artifact has to keep, by the precision of its weights and cache."""
+    if manifest.weights.scheme == "int8":
+        return {"mean_kl": 2e-3, "perplexity_percent": 0.5 if manifest.cache.dtype == "fp32" else 1.0}
+    if manifest.cache.dtype == "int8":
+        return {"mean_kl": 2e-3, "perplexity_percent": 1.0}
+    return {"max_abs_logit": 1e-3, "greedy_identical": float(GREEDY_TOKENS)}
+
+
+def verify(
+    bundle: Path,
+    against: Path,
+    text: Path | None = None,
+    tokens: int = 4096,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Parity]:
+    """Compare every artifact of a bundle with the model folder or checkpoint ``against``, and record the result.
+
+    Up to ``tokens`` tokens of ``text`` (by default a sample that ships with the package, from books that the models here never
+    saw) are cut into windows of the bundle's capacity. The first window is fed token by token from an empty cache; each
+    other one is prefilled to a quarter and then stepped, so that chunked prefill is compared as well.
+    """
+    from edgeqkv.eager import EagerModel
+
+    manifest = read_bundle(bundle)
+    model = load_model(against)
+    if model.config != manifest.model.config:
+        raise EdgeQKVError(
+            f"{bundle} holds a {manifest.model.variant} model and {against} a {model.config.variant} one of another "
+            "configuration; verify against the model it was exported from"
+        )
+    eager = EagerModel(model.config, model.weights)
+    windows = token_windows(model, "held_out", text, tokens, manifest.cache.capacity)
+    results = []
+    for artifact in manifest.artifacts:
+        session = edgeqkv.open(bundle, runtime=artifact.runtime)
+        comparison = _compare(session, eager, windows, progress)
+        length = min(GREEDY_TOKENS, manifest.cache.capacity - 1)
+        identical = _greedy_agreement(session, eager, windows[0], length)
+        limits = thresholds(manifest)
+        if "greedy_identical" in limits:
+            limits["greedy_identical"] = float(length)
+        record = ParityRecord(
+            runtime=artifact.runtime,
+            kernel=artifact.kernel,
+            runtime_version=artifact.runtime_version,
+            against_sha256=model.sha256,
+            text=_text_name(model, text),
+            greedy_tokens=length,
+            greedy_identical=identical,
+            thresholds=limits,
+            passed=False,
+            **comparison,  # type: ignore[arg-type]
+        )
+        failures = _failures(record)
+        record = ParityRecord(**{**record.__dict__, "passed": not failures})
+        record_parity(bundle, record)
+        results.append(Parity(record, failures))
+    return results
+
+
+def _compare(
+    session: Session, eager: "EagerModel", windows: list[list[int]], progress: Callable[[int, int], None]
+) -> dict[str, float]:
+    total, done = sum(len(w) for w in windows), 0
+    largest, kl, agreed, loss_ours, loss_theirs, scored = 0.0, 0.0, 0, 0.0, 0.0, 0
+    compared = 0
+    known = session.manifest.model.config.token_count
+    for i, window in enumerate(windows):
+        reference = eager.forward(window)[:, :known].astype(np.float64)
+        start = 1 if i == 0 else max(1, len(window) // 4)
+        session.reset()
+        ours = session.prefill(window[:start])
+        for position in range(start - 1, len(window)):
+            if position >= start:
+                ours = session.step(window[position])
+            a, b = reference[position], ours[:known].astype(np.float64)
+            if not np.isfinite(b).all():
+                raise EdgeQKVError(f"the {session.artifact.runtime} runtime gave logits that are not finite")
+            log_a, log_b = _log_softmax(a), _log_softmax(b)
+            largest = max(largest, float(np.abs(a - b).max()))
+            kl += float((np.exp(log_a) * (log_a - log_b)).sum())
+            agreed += int(a.argmax() == b.argmax())
+            compared += 1
+            if position + 1 < len(window):
+                loss_theirs -= log_a[window[position + 1]]
+                loss_ours -= log_b[window[position + 1]]
+                scored += 1
+        done += len(window)
+        progress(done, total)
+    return {
+        "tokens": compared,
+        "max_abs_logit": largest,
+        "mean_kl": kl / compared,
+        "top1_agreement": agreed / compared,
+        "perplexity_reference": float(np.exp(loss_theirs / scored)),
+        "perplexity": float(np.exp(loss_ours / scored)),
+    }
+
+
+def _greedy_agreement(session: Session, eager: "EagerModel", window: list[int], length: int) -> int:
+    """How many greedy tokens after a short prompt are the same before the first difference."""
+    prompt = window[: max(1, min(16, session.capacity - length))]
+    session.reset()
+    eager.reset()
+    logits = eager.prefill(prompt)
+    for i, token in enumerate(session.generate(prompt, limit=length)):
+        expected = int(np.argmax(logits))
+        if token != expected:
+            return i
+        if i + 1 < length:
+            logits = eager.step(expected)
+    return length
+
+
+def _failures(record: ParityRecord) -> tuple[str, ...]:
+    limits, out = record.thresholds, []
+    for name in ("max_abs_logit", "mean_kl"):
+        if name in limits and not getattr(record, name) <= limits[name]:
+            out.append(f"{name} {getattr(record, name):.2e} exceeds {limits[name]:.0e}")
+    if "greedy_identical" in limits and record.greedy_identical < limits["greedy_identical"]:
+        out.append(f"greedy text differs after {record.greedy_identical} of {record.greedy_tokens} tokens")
+    if "perplexity_percent" in limits and not abs(perplexity_percent(record)) <= limits["perplexity_percent"]:
+        out.append(f"perplexity moves by {perplexity_percent(record):+.2f} %, allowed are {limits['perplexity_percent']} %")
+    return tuple(out)
+
+
+def perplexity_percent(record: ParityRecord) -> float:
+    return 100 * (record.perplexity / record.perplexity_reference - 1)
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    shifted = x - x.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def _text_name(model: Model, text: Path | None) -> str:
+    if model.tokenizer is None:
+        return "random token ids"
+    return Path(text).name if text else "built-in held-out sample"

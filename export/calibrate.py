@@ -1,0 +1,40 @@
+"""Static scales of an int8 cache: the largest value that each channel takes over a text, divided by 127."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeqkv.cache import CacheLayout, cache_name
+from edgeqkv.decoder import decoder
+from edgeqkv.eager import EagerVerbs
+from edgeqkv.model_folder import Model
+from edgeqkv.sample import token_windows
+
+CALIBRATION_TOKENS = 4096
+HEADROOM = 1.05  # a value that calibration did not meet is clipped; a little room costs a twentieth of a step
+
+
+class _Observer(EagerVerbs):
+    """Eager verbs that remember the largest magnitude of every channel that is cached."""
+
+    def __init__(self, config, weights, largest: dict[str, Tensor]) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(config, weights)
+        self.largest = largest
+
+    def _append(self, x: Tensor, layer: int, tensor: str) -> Tensor:
+        name, magnitude = cache_name(layer, tensor), x.abs().flatten(0, 1).amax(0)
+        self.largest[name] = torch.maximum(self.largest.get(name, magnitude), magnitude)
+        return super()._append(x, layer, tensor)
+
+
+@torch.inference_mode()
+def cache_scales(model: Model, layout: CacheLayout, text: Path | None) -> dict[str, np.ndarray]:
+    """float32 [n_kv_head * head_dim] for each cache tensor. A model without a tokenizer is calibrated on random ids."""
+    weights = {name: torch.from_numpy(array).float() for name, array in model.weights.items()}
+    largest: dict[str, Tensor] = {}
+    for window in token_windows(model, "calibration", text, CALIBRATION_TOKENS, layout.capacity):
+        decoder(_Observer(model.config, weights, largest), model.config, torch.tensor([window]))
+    floor = torch.finfo(torch.float32).tiny
+    return {name: (largest[name] * HEADROOM / 127).clamp_min(floor).numpy() for name in layout.names}

@@ -1,0 +1,37 @@
+"""int8 weights: symmetric, one scale for each block of a row, in the layout that ONNX Runtime's MatMulNBits reads."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeqkv.errors import EdgeQKVError
+
+BLOCK_SIZES = (128, 64, 32, 16)
+
+
+@dataclass(frozen=True)
+class BlockInt8:
+    """``values`` uint8 [rows, blocks, block] around the zero point 128, ``scales`` float32 [rows, blocks]."""
+
+    values: np.ndarray
+    scales: np.ndarray
+    block: int
+
+
+def block_size(columns: int) -> int:
+    """The largest block up to 128 that divides a row: large blocks are smaller and faster, and lose little accuracy."""
+    for block in BLOCK_SIZES:
+        if columns % block == 0:
+            return block
+    raise EdgeQKVError(f"int8 weights need widths that are a multiple of 16, found {columns}; export with --weights fp32")
+
+
+def quantize_rows(weight: np.ndarray) -> BlockInt8:
+    """Round [rows, columns] to int8 with scale max|block| / 127, so that the largest value of a block is kept exactly."""
+    rows, columns = weight.shape
+    block = block_size(columns)
+    blocks = weight.astype(np.float32).reshape(rows, columns // block, block)
+    scales = np.abs(blocks).max(axis=2) / 127.0
+    safe = np.where(scales == 0, np.float32(1), scales)
+    values = np.rint(blocks / safe[:, :, None]).astype(np.int16) + 128
+    return BlockInt8(values.astype(np.uint8), scales.astype(np.float32), block)

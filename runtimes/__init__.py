@@ -1,0 +1,28 @@
+"""The engines that run bundles, one folder each."""
+
+from pathlib import Path
+
+from edgeqkv.bundle import check_files, read_bundle
+from edgeqkv.errors import EdgeQKVError
+from edgeqkv.session import Engine, Session
+
+
+def open_bundle(folder: Path, runtime: str | None, threads: int | None, check: bool) -> Session:
+    """See :func:`edgeqkv.open`."""
+    if threads is not None and threads < 1:
+        raise EdgeQKVError(f"threads must be at least 1, found {threads}")
+    manifest = read_bundle(folder)
+    found = [artifact for artifact in manifest.artifacts if runtime in (None, artifact.runtime)]
+    if not found:
+        have = ", ".join(artifact.runtime for artifact in manifest.artifacts) or "none"
+        raise EdgeQKVError(f"{folder} holds nothing for the runtime {runtime!r}; it was exported for: {have}")
+    if check:
+        check_files(folder, manifest)
+    artifact = found[0]
+    # One engine today; the next one adds its line here.
+    from edgeqkv.runtimes.onnx.engine import OnnxEngine
+
+    model = folder / next(iter(artifact.files))
+    vocab_size = manifest.model.config.vocab_size
+    engine: Engine = OnnxEngine(model, manifest.cache_layout, artifact.entry_points[0], vocab_size, threads)
+    return Session(engine, manifest, artifact)

@@ -1,0 +1,77 @@
+"""ONNX Runtime on a static cache that is updated in place through IOBinding."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from edgeqkv.bundle import EntryPoint
+from edgeqkv.cache import CacheLayout
+from edgeqkv.errors import EdgeQKVError, require
+
+CACHE_NUMPY = {"fp32": np.float32, "int8": np.int8}
+
+
+class OnnxEngine:
+    """Runs the graph that :mod:`edgeqkv.export.onnx` builds.
+
+    Every cache tensor is allocated once. Each is bound as the graph's input and as the output that succeeds it, so that the
+    runtime writes the new rows where the old ones lie and copies nothing. A plain ``run()`` would copy the cache each step.
+    """
+
+    def __init__(
+        self, model: Path, layout: CacheLayout, entry: EntryPoint, vocab_size: int, threads: int | None
+    ) -> None:
+        ort = require("onnxruntime", "onnx-runtime")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        # Waiting threads must not spin on after a step: on a phone that is battery, beside another session it is time.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors have no common base class
+            raise EdgeQKVError(f"onnxruntime {ort.__version__} cannot load {model}: {error}") from error
+        self._version: str = ort.__version__
+        self._caches = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(layout.shape, CACHE_NUMPY[layout.dtype]))
+            for name in layout.names
+        }
+        self._aliases = entry.aliases
+        self._logits = np.empty(vocab_size, np.float32)
+        self._position = np.zeros(1, np.int64)
+        # Decoding binds once: the one token, its position and the logits keep their place in memory from step to step.
+        self._token = np.zeros(1, np.int64)
+        self._decode = self._bound(self._token)
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the buffers that are really there (scales are constants of the graph)."""
+        return sum(cast(int, value.numpy().nbytes) for value in self._caches.values())
+
+    def run(self, ids: np.ndarray, position: int) -> np.ndarray:
+        """Append ``ids`` (int64 [T]) at ``position``; logits of the last one, float32 [vocab_size]."""
+        self._position[0] = position
+        if len(ids) == 1:
+            self._token[0] = ids[0]
+            binding = self._decode
+        else:
+            binding = self._bound(np.ascontiguousarray(ids, np.int64))
+        self._session.run_with_iobinding(binding)
+        return self._logits.copy()
+
+    def _bound(self, ids: np.ndarray) -> Any:
+        binding = self._session.io_binding()
+        for name, array in (("ids", ids), ("position", self._position)):
+            binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
+        for name, value in self._caches.items():
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_output("logits", "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data)
+        for output, name in self._aliases.items():
+            binding.bind_ortvalue_output(output, self._caches[name])
+        return binding
