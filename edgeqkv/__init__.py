@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeqkv.errors import CacheFull, EdgeQKVError, MissingPackage
 
 if TYPE_CHECKING:
-    from edgeqkv import export as export
+    from edgeqkv.export.bundle import export_bundle as export
     from edgeqkv.parity import Parity
     from edgeqkv.session import Session
 

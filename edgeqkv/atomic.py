@@ -17,8 +17,9 @@ def atomic_folder(target: Path, owned_by: str) -> Iterator[Path]:
     An existing target is replaced only when it holds the file ``owned_by`` (so it is one of ours) or is empty.
     """
     target = Path(os.path.abspath(target))
-    if target.exists() and not target.is_dir():
-        raise EdgeQKVError(f"{target} is a file; name a folder to write to")
+    for path in (target, *target.parents):
+        if path.exists() and not path.is_dir():
+            raise EdgeQKVError(f"cannot write {target}: {path} is a file; name a folder to write to")
     if target.is_dir() and any(target.iterdir()) and not (target / owned_by).exists():
         raise EdgeQKVError(f"{target} holds other files and no {owned_by}, so it is not overwritten; name another folder")
     with _explained(target):

@@ -1,4 +1,4 @@
-"""The command line. Results go to stdout, progress to stderr; exit 0 done, 1 a check failed, 2 bad input, 3 lacking environment."""
+"""The command line: results on stdout, progress on stderr; exit 0 done, 1 a check failed, 2 bad input, 3 lacking package."""
 
 import dataclasses
 import json
@@ -12,7 +12,10 @@ import edgeqkv
 from edgeqkv.errors import EdgeQKVError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train with K = V, ship with one cache."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train with K = V, ship with one cache.",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -50,7 +53,8 @@ def inspect(
         raise EdgeQKVError(f"--cache {cache!r} is not one of {', '.join(DTYPE_BYTES)}")
     seen = inspect_path(path, capacity, cache)  # type: ignore[arg-type]
     if as_json:
-        return _print_json(seen)
+        _print_json(seen)
+        return
     c = seen.config
     print(f"{path}: {seen.kind}, {seen.variant}, {seen.parameters:,} parameters")
     print(
@@ -60,9 +64,12 @@ def inspect(
     )
     if seen.bundle is not None:
         for artifact in seen.bundle.artifacts:
-            print(f"{artifact.runtime} {artifact.runtime_version}: {seen.bundle.weights.scheme} weights, {artifact.attention} attention")
+            scheme = seen.bundle.weights.scheme
+            print(f"{artifact.runtime} {artifact.runtime_version}: {scheme} weights, {artifact.attention} attention")
         for record in seen.bundle.parity:
-            print(f"verified on {record.runtime}: {'passed' if record.passed else 'FAILED'}, perplexity {record.perplexity:.2f}")
+            print(
+                f"verified on {record.runtime}: {'passed' if record.passed else 'FAILED'}, perplexity {record.perplexity:.2f}"
+            )
     print(f"\ncache at {seen.capacity:,} positions, {seen.cache_dtype}\n")
     rows = [
         [
@@ -127,14 +134,15 @@ def export(
             model,
             out,
             targets=target,
-            weights=weights,
-            cache=cache,
+            weights=weights,  # type: ignore[arg-type]  # export refuses what it does not know
+            cache=cache,  # type: ignore[arg-type]
             capacity=capacity,
             calibration=calibration,
             progress=lambda stage: update(stage, 0, 0),
         )
     if as_json:
-        return _print_json(manifest)
+        _print_json(manifest)
+        return
     size = sum((out / name).stat().st_size for artifact in manifest.artifacts for name in artifact.files)
     print(
         f"{out}: {manifest.model.variant} for {', '.join(a.runtime for a in manifest.artifacts)}, {weights} weights, "
@@ -176,7 +184,17 @@ def verify(
             ]
             for r in (result.record for result in results)
         ]
-        header = ["runtime", "tokens", "max |Δlogit|", "mean KL nats", "same top-1", "same greedy", "ppl PyTorch", "ppl", "result"]
+        header = [
+            "runtime",
+            "tokens",
+            "max |Δlogit|",
+            "mean KL nats",
+            "same top-1",
+            "same greedy",
+            "ppl PyTorch",
+            "ppl",
+            "result",
+        ]
         print(table(header, rows))
     for result in results:
         for failure in result.failures:
@@ -253,7 +271,8 @@ def bench(
         except OSError as error:
             raise EdgeQKVError(f"cannot write {results}: {error.strerror}") from error
     if as_json:
-        return _print_json(records)
+        _print_json(records)
+        return
     print(summary(records))
 
 

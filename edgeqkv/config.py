@@ -5,7 +5,7 @@ separates, it is not a minus. Head sharing says how many KV heads there are. The
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from edgeqkv.errors import EdgeQKVError
@@ -131,8 +131,6 @@ def siblings(config: ModelConfig) -> list[ModelConfig]:
 
     GQA uses 4 groups up to 16 heads and 8 above, as the paper does.
     """
-    from dataclasses import replace
-
     groups = 8 if config.n_head > 16 else 4
     while config.n_head % groups or groups >= config.n_head:
         groups //= 2

@@ -70,7 +70,7 @@ class EagerVerbs:
         return buffer[:, :, :end]
 
     def _heads(self, x: Tensor, n_head: int) -> Tensor:
-        return x.unflatten(2, (n_head, self.config.head_dim)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], n_head, self.config.head_dim).transpose(1, 2)
 
     def last_token(self, x: Tensor) -> Tensor:
         return x[:, -1:]
@@ -88,7 +88,7 @@ class EagerModel:
     def __init__(self, config: ModelConfig, weights: Mapping[str, np.ndarray], capacity: int | None = None) -> None:
         self.config = config
         self.weights = {name: torch.from_numpy(array).float() for name, array in weights.items()}
-        layout = cache_layout(config, capacity or config.n_positions, "fp32")
+        layout = cache_layout(config, config.n_positions if capacity is None else capacity, "fp32")
         self.capacity, self.depth = layout.capacity, 0
         self._cache = {
             (layer, tensor): torch.zeros(layout.shape) for layer in range(layout.n_layer) for tensor in layout.tensors

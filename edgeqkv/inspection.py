@@ -1,6 +1,6 @@
 """What ``edgeqkv inspect`` shows: a model or bundle, and the cache budget of every variant at its geometry."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeqkv.bundle import Manifest, is_bundle, read_bundle
@@ -41,7 +41,7 @@ def cache_budgets(config: ModelConfig, capacity: int, dtype: CacheDtype) -> tupl
     family = siblings(config)
     if config.variant not in [sibling.variant for sibling in family]:
         family.append(config)
-    layouts = [(c, cache_layout(_with_positions(c, longest), capacity, dtype)) for c in family]
+    layouts = [(c, cache_layout(replace(c, n_positions=longest), capacity, dtype)) for c in family]
     baseline = layouts[0][1].bytes
     return tuple(
         Budget(c.variant, len(a.tensors), a.n_kv_head, a.bytes, a.bytes_per_position, a.bytes / baseline) for c, a in layouts
@@ -54,14 +54,15 @@ def inspect_path(path: Path, capacity: int | None, dtype: CacheDtype | None) -> 
     if path.is_dir() and is_bundle(path):
         manifest = read_bundle(path)
         config, kind, has_tokenizer = manifest.model.config, "bundle", manifest.model.tokenizer_sha256 is not None
-        capacity, dtype = capacity or manifest.cache.capacity, dtype or manifest.cache.dtype
+        capacity = manifest.cache.capacity if capacity is None else capacity
+        dtype = dtype or manifest.cache.dtype
     else:
         if path.is_dir() and not (path / "config.json").is_file():
             raise EdgeQKVError(f"{path} is neither a bundle (edgeqkv.json) nor a model folder (config.json)")
         model = load_model(path)
         manifest, config, has_tokenizer = None, model.config, model.tokenizer is not None
         kind = "model folder" if path.is_dir() else "checkpoint"
-    capacity, dtype = capacity or config.n_positions, dtype or "fp32"
+    capacity, dtype = config.n_positions if capacity is None else capacity, dtype or "fp32"
     if capacity < 1:
         raise EdgeQKVError(f"capacity must be at least 1, found {capacity}")
     return Inspection(
@@ -75,9 +76,3 @@ def inspect_path(path: Path, capacity: int | None, dtype: CacheDtype | None) -> 
         budgets=cache_budgets(config, capacity, dtype),
         bundle=manifest,
     )
-
-
-def _with_positions(config: ModelConfig, n_positions: int) -> ModelConfig:
-    from dataclasses import replace
-
-    return replace(config, n_positions=n_positions)

@@ -100,10 +100,15 @@ def write_model(
 ) -> None:
     """Write a model folder whole or not at all. ``extra_files`` are put beside the card (a loss curve, say)."""
     check_weights(config, weights, str(folder))
+    safetensors = require("safetensors", "onnx")
     save_file = require("safetensors.numpy", "onnx").save_file
+    ordered = {name: np.ascontiguousarray(weights[name]) for name in parameter_shapes(config)}
     with atomic_folder(folder, owned_by=CONFIG) as scratch:
         (scratch / CONFIG).write_text(to_json(config), encoding="utf-8")
-        save_file({name: np.ascontiguousarray(weights[name]) for name in parameter_shapes(config)}, scratch / WEIGHTS)
+        try:
+            save_file(ordered, scratch / WEIGHTS)
+        except safetensors.SafetensorError as error:  # its words for a full disk
+            raise EdgeQKVError(f"cannot write {folder}: {error}; nothing was left behind") from error
         (scratch / CARD).write_text(card, encoding="utf-8")
         if tokenizer is not None:
             (scratch / TOKENIZER).write_text(tokenizer, encoding="utf-8")

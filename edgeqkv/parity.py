@@ -65,7 +65,7 @@ def verify(
     for artifact in manifest.artifacts:
         session = edgeqkv.open(bundle, runtime=artifact.runtime)
         comparison = _compare(session, eager, windows, progress)
-        length = min(GREEDY_TOKENS, manifest.cache.capacity - 1)
+        length = max(1, min(GREEDY_TOKENS, manifest.cache.capacity // 2))
         identical = _greedy_agreement(session, eager, windows[0], length)
         limits = thresholds(manifest)
         if "greedy_identical" in limits:
@@ -130,7 +130,7 @@ def _compare(
 
 def _greedy_agreement(session: Session, eager: "EagerModel", window: list[int], length: int) -> int:
     """How many greedy tokens after a short prompt are the same before the first difference."""
-    prompt = window[: max(1, min(16, session.capacity - length))]
+    prompt = window[: min(16, session.capacity - length + 1)]
     session.reset()
     eager.reset()
     logits = eager.prefill(prompt)
@@ -161,7 +161,8 @@ def perplexity_percent(record: ParityRecord) -> float:
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:
     shifted = x - x.max()
-    return shifted - np.log(np.exp(shifted).sum())
+    out: np.ndarray = shifted - np.log(np.exp(shifted).sum())
+    return out
 
 
 def _text_name(model: Model, text: Path | None) -> str:

@@ -83,13 +83,21 @@ class Session:
         self.depth = 0
 
     def generate(self, ids: Sequence[int], sampler: Sampler | None = None, limit: int | None = None) -> Iterator[int]:
-        """Prefill ``ids``, then yield up to ``limit`` sampled ids, or until the cache is full. The last one is not fed back."""
+        """Prefill ``ids`` at once, then yield up to ``limit`` sampled ids, or until the cache is full.
+
+        The last id is not fed back: as many come as there are free positions, and one more.
+        """
         choose = sampler or Sampler()
-        logits = self.prefill(ids)
+        first = self.prefill(ids)
         room = self.capacity - self.depth + 1
         count = room if limit is None else min(limit, room)
-        for i in range(count):
-            token = choose(logits)
-            yield token
-            if i + 1 < count:
-                logits = self.step(token)
+
+        def tokens() -> Iterator[int]:
+            logits = first
+            for i in range(count):
+                token = choose(logits)
+                yield token
+                if i + 1 < count:
+                    logits = self.step(token)
+
+        return tokens()

@@ -55,8 +55,8 @@ def export_bundle(
     progress("reading the model")
     source = load_model(Path(model))
     config = source.config
-    layout = cache_layout(config, capacity or config.n_positions, cache)
-    blocks = {f"{w}": block_size(w) for w in sorted({config.d_model, config.d_mlp})} if weights == "int8" else {}
+    layout = cache_layout(config, config.n_positions if capacity is None else capacity, cache)
+    blocks = {str(w): block_size(w) for w in sorted({config.d_model, config.d_mlp})} if weights == "int8" else {}
     scales: dict[str, np.ndarray] = {}
     if layout.scales == "static":
         from edgeqkv.export.calibrate import cache_scales

@@ -166,7 +166,7 @@ class OnnxVerbs:
         the same rows and read twice, and never exists twice."""
         config = self.config
         past_key, past_value = self.caches[key], self.caches[value]
-        attributes: dict[str, object] = {"num_heads": config.n_head, "kv_num_heads": config.n_kv_head}
+        attributes: dict[str, int | str] = {"num_heads": config.n_head, "kv_num_heads": config.n_kv_head}
         inputs: list[ir.Value | None] = [
             self.reshape(q, 1, -1, config.d_model),
             self.reshape(k, 1, -1, config.kv_dim),

@@ -5,7 +5,7 @@
 The books file holds texts that each begin with the lines "Title: ..." and "Author: ..."; TALES names those that are used.
 Progress is saved every 100 steps under --state, and a run that was killed goes on from there. On a machine with a GPU it is
 used. The optimiser is the paper's (AdamW, betas 0.9 and 0.95, weight decay 0.1, clipping at 1.0, warm-up, cosine to a tenth),
-with the higher learning rate that a model of this size wants.
+in two legs, with the higher learning rate that a model of this size wants.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -58,6 +57,7 @@ TALES = [
     "The Wind in the Willows",
     "Through the Looking-Glass",
 ]
+SAVE_EVERY = 100
 END_OF_TEXT = "<|endoftext|>"
 GEOMETRY = ModelConfig(
     projections="QKV",
@@ -76,25 +76,35 @@ GEOMETRY = ModelConfig(
 
 @dataclass(frozen=True)
 class Recipe:
+    """``legs`` are (steps, peak learning rate): each warms up and falls along a cosine to a tenth of its peak."""
+
     seed: int = 20260604
-    steps: int = 4000
-    batch: int = 4
-    peak_lr: float = 2e-3
+    legs: tuple[tuple[int, float], ...] = ((4000, 2e-3), (2000, 1e-3))
     warmup: int = 200
+    batch: int = 4
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
     clip: float = 1.0
 
+    @property
+    def steps(self) -> int:
+        return sum(steps for steps, _ in self.legs)
+
     def lr(self, step: int) -> float:
+        leg = 0
+        while step >= self.legs[leg][0] and leg + 1 < len(self.legs):
+            step, leg = step - self.legs[leg][0], leg + 1
+        steps, peak = self.legs[leg]
         if step < self.warmup:
-            return self.peak_lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.peak_lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+            return peak * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, steps - self.warmup)
+        return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def read_tales(books: Path) -> list[str]:
     """The texts of TALES, in that order."""
-    raw = lzma.open(books, "rt", encoding="utf-8").read() if books.suffix == ".xz" else books.read_text("utf-8")
+    data = books.read_bytes()
+    raw = (lzma.decompress(data) if books.suffix == ".xz" else data).decode()
     by_title = {re.match(r"Title: (.*)", text)[1].strip(): text for text in re.split(r"(?m)^(?=Title: )", raw)[1:]}
     missing = [title for title in TALES if title not in by_title]
     if missing:
@@ -126,7 +136,7 @@ def token_stream(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
 
 
 def initial_weights(config: ModelConfig, seed: int, device: str) -> dict[str, torch.Tensor]:
-    """GPT-2's initialisation, each weight from a generator of its own: variants start alike wherever they have the same weight."""
+    """GPT-2's initialisation; each weight has a generator of its own, so that variants start alike where they share one."""
     weights = {}
     for name, shape in parameter_shapes(config).items():
         if len(shape) == 1:
@@ -189,7 +199,7 @@ def train(config: ModelConfig, recipe: Recipe, stream: torch.Tensor, valid: torc
         torch.nn.utils.clip_grad_norm_(list(weights.values()), recipe.clip)
         optimiser.step()
         recent.append(loss.item())
-        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == recipe.steps:
             held_out = math.log(perplexity(config, weights, valid[: 24 * config.n_positions + 1]))
             curve.append((step + 1, sum(recent) / len(recent), held_out))
             speed = len(recent) * recipe.batch * config.n_positions / (time.monotonic() - since)
@@ -231,6 +241,7 @@ def loss_picture(variant: str, curve: list[tuple[int, float, float]]) -> bytes:
 def card(config: ModelConfig, recipe: Recipe, curve: list, ppl: float, train_tokens: int, device: str) -> str:
     titles = ", ".join(f"*{title}*" for title in TALES)
     seen = recipe.steps * recipe.batch * config.n_positions
+    legs = ", ".join(f"{steps} steps from {peak}" for steps, peak in recipe.legs)
     points = curve[:: max(1, len(curve) // 10)]
     if points[-1] != curve[-1]:
         points.append(curve[-1])
@@ -242,11 +253,12 @@ same initial value for every weight that two of them share. It writes recognisab
 books, and no more: it exists so that edgeqkv can be tried and tested on trained weights.
 
 - geometry: {config.n_layer} layers, d_model {config.d_model}, {config.n_head} heads of {config.head_dim}, \
-{config.n_kv_head} KV heads, {config.n_positions} positions, {config.vocab_size} tokens (byte-level BPE trained on the same text)
+{config.n_kv_head} KV heads, {config.n_positions} positions, {config.vocab_size} tokens (byte-level BPE of the same text)
 - data: {len(TALES)} public-domain books, {train_tokens:,} tokens: {titles}
 - recipe: `models/train.py`, {recipe.steps} steps of {recipe.batch} × {config.n_positions} tokens ({seen / 1e6:.1f}M tokens, \
-{seen / train_tokens:.1f} passes), AdamW betas {recipe.betas}, peak learning rate {recipe.peak_lr}, warm-up {recipe.warmup}, \
-cosine to a tenth, weight decay {recipe.weight_decay}, clipping {recipe.clip}, seed {recipe.seed}, bf16 autocast on {device}
+{seen / train_tokens:.1f} passes), AdamW betas {recipe.betas}, learning rate in two legs ({legs}), each with {recipe.warmup} \
+steps of warm-up and a cosine to a tenth, weight decay {recipe.weight_decay}, clipping {recipe.clip}, \
+seed {recipe.seed}, bf16 autocast on {device}
 - **held-out perplexity {ppl:.2f}** per token, on four books that were not trained on (*The Time Machine*, *The Wonderful \
 Wizard of Oz*, *Alice's Adventures in Wonderland*, *Treasure Island*), windows of {config.n_positions} tokens, fp32
 - weights are stored in fp16; licence Apache-2.0, the books are in the public domain
@@ -266,7 +278,7 @@ def main() -> None:
     parser.add_argument("--variant", required=True, help="QKV, Q-K=V, Q-MQA, ...")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
     parser.add_argument("--state", type=Path, default=Path("build/train"), help="where progress is kept")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--steps", type=int, help="stop after one leg of so many steps, for a trial")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
 
@@ -274,13 +286,13 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     projections, n_kv_head = parse_variant(options.variant, GEOMETRY.n_head)
     config = replace(GEOMETRY, projections=projections, n_kv_head=n_kv_head)
-    recipe = Recipe(steps=options.steps)
+    recipe = Recipe() if options.steps is None else Recipe(legs=((options.steps, Recipe.legs[0][1]),))
     texts = read_tales(options.books)
     tokenizer = train_tokenizer(texts)
     stream = token_stream(tokenizer, texts)
     valid = token_stream(tokenizer, [options.valid.read_text(encoding="utf-8")]).to(device)
     options.state.mkdir(parents=True, exist_ok=True)
-    state = options.state / f"{re.sub('[^a-z0-9]', '-', options.variant.lower())}.pt"
+    state = options.state / f"{options.out.name}.pt"
     print(f"{options.variant}: {parameter_count(config):,} parameters, {len(stream):,} tokens, {device}", flush=True)
     weights, curve = train(config, recipe, stream, valid, state, device)
     stored = {name: w.half() for name, w in weights.items()}

@@ -41,12 +41,11 @@ class WorkerProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
         try:
-            self._process.wait(timeout=5)
+            self._process.communicate(timeout=5)  # closes its stdin, at which it ends
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.communicate()
 
 
 def start_worker(device: str, bundle: Path) -> WorkerProcess:

@@ -36,7 +36,8 @@ def make_plan(depths: Sequence[int] | None, threads: int | None, capacity: int, 
         raise EdgeQKVError(f"depth {chosen[0]} is too small: {WARM_UP_STEPS} warm-up tokens come before it")
     if chosen[-1] + steps > capacity:
         raise EdgeQKVError(
-            f"depth {chosen[-1]} and {steps} measured steps do not fit a cache of {capacity} positions; lower --depths or --steps"
+            f"depth {chosen[-1]} and {steps} measured steps do not fit a cache of {capacity} positions; lower --depths or "
+            "--steps"
         )
     if rounds < 1 or steps < 1:
         raise EdgeQKVError("rounds and steps must be at least 1")

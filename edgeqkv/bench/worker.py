@@ -1,7 +1,8 @@
 """The process that is measured: holds one bundle, takes one JSON request a line on stdin, answers one on stdout.
 
-Requests: {"do": "load", "bundle": DIR, "runtime": R, "threads": N}, {"do": "first_token", "tokens": N}, {"do": "fill", "depth": D},
-{"do": "decode", "depth": D, "steps": N}, {"do": "memory"}. It imports no more than an app would: no torch, no command line.
+Requests: {"do": "load", "bundle": DIR, "runtime": R, "threads": N}, {"do": "first_token", "tokens": N}, {"do": "fill",
+"depth": D}, {"do": "decode", "depth": D, "steps": N}, {"do": "memory"}. It imports no more than an app would: no torch, no
+command line.
 """
 
 import dataclasses
@@ -77,7 +78,8 @@ class Worker:
         return dataclasses.asdict(memory_of_this_process())
 
     def _random(self, count: int) -> list[int]:
-        return self._ids.integers(self.session.manifest.model.config.token_count, size=count).tolist()
+        known = self.session.manifest.model.config.token_count
+        return [int(token) for token in self._ids.integers(known, size=count)]
 
 
 def main() -> None:

@@ -19,9 +19,7 @@ class OnnxEngine:
     runtime writes the new rows where the old ones lie and copies nothing. A plain ``run()`` would copy the cache each step.
     """
 
-    def __init__(
-        self, model: Path, layout: CacheLayout, entry: EntryPoint, vocab_size: int, threads: int | None
-    ) -> None:
+    def __init__(self, model: Path, layout: CacheLayout, entry: EntryPoint, vocab_size: int, threads: int | None) -> None:
         ort = require("onnxruntime", "onnx-runtime")
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -35,8 +33,7 @@ class OnnxEngine:
             raise EdgeQKVError(f"onnxruntime {ort.__version__} cannot load {model}: {error}") from error
         self._version: str = ort.__version__
         self._caches = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(layout.shape, CACHE_NUMPY[layout.dtype]))
-            for name in layout.names
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(layout.shape, CACHE_NUMPY[layout.dtype])) for name in layout.names
         }
         self._aliases = entry.aliases
         self._logits = np.empty(vocab_size, np.float32)

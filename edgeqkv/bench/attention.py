@@ -1,0 +1,67 @@
+"""The two forms of attention in the ONNX graph against each other: ``python -m edgeqkv.bench.attention``.
+
+Six layers of the paper's 300M attention (16 query heads of 64) with a tiny MLP and vocabulary, so that attention is most of a
+step; every form and number of KV heads in one process, in turn. This is what ``attention_form`` was chosen from.
+"""
+
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from edgeqkv.bundle import EntryPoint
+from edgeqkv.cache import CacheDtype, cache_layout
+from edgeqkv.export.onnx import Attention, aliases, build_graph, write_graph
+from edgeqkv.presets import preset, random_weights
+from edgeqkv.runtimes.onnx.engine import OnnxEngine
+from edgeqkv.tables import table
+
+DEPTHS = (128, 1024, 2000)
+KV_HEADS = (16, 8, 4, 2, 1)
+ROUNDS, STEPS, THREADS = 15, 4, 2
+CAPACITY = 2048
+
+
+def build(n_kv_head: int, form: Attention, cache: CacheDtype, folder: Path) -> OnnxEngine:
+    base = preset("paper-300m", "Q-K=V")
+    config = replace(base, n_kv_head=n_kv_head, n_layer=6, d_mlp=16, vocab_size=16, token_count=16)
+    layout = cache_layout(config, CAPACITY, cache)
+    scales = {name: np.full(config.kv_dim, 0.02, np.float32) for name in layout.names} if cache == "int8" else {}
+    graph = build_graph(config, random_weights(config, 0), layout, True, scales, form)
+    write_graph(graph, folder)
+    return OnnxEngine(folder / "model.onnx", layout, EntryPoint("main", (), (), aliases(graph)), config.vocab_size, THREADS)
+
+
+def _cell(seconds: list[float]) -> str:
+    return f"{1e3 * min(seconds):.2f} {1e3 * statistics.median(seconds):.2f}"
+
+
+def main() -> None:
+    forms = get_args(Attention)
+    for cache in ("fp32", "int8"):
+        cells: dict[tuple[int, str, int], list[float]] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            engines = {(n, f): build(n, f, cache, Path(folder) / f"{n}-{f}") for n in KV_HEADS for f in forms}
+            for engine in engines.values():  # real rows everywhere, as after a long prompt
+                for start in range(0, CAPACITY, 64):
+                    engine.run(np.ones(64, np.int64), start)
+            for _ in range(ROUNDS):
+                for depth in DEPTHS:
+                    for (n, form), engine in engines.items():
+                        for step in range(-1, STEPS):  # the first is a warm-up
+                            start_time = time.perf_counter()
+                            engine.run(np.array([1]), depth + max(step, 0))
+                            if step >= 0:
+                                cells.setdefault((n, form, depth), []).append(time.perf_counter() - start_time)
+        header = ["KV heads", *(f"{form} at {depth}" for depth in DEPTHS for form in forms)]
+        rows = [[n, *(_cell(cells[n, form, depth]) for depth in DEPTHS for form in forms)] for n in KV_HEADS]
+        print(f"{cache} cache, 6 layers, {THREADS} threads, ms a step: min median of {ROUNDS * STEPS}\n")
+        print(table(header, rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What several tests need: the golden checkpoints, tiny random models, and the command line as a function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeqkv.config import ModelConfig, parameter_shapes, parse_variant
+from edgeqkv.model_folder import write_model
+
+GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_VARIANTS = {
+    "qkv": "QKV",
+    "q_kv": "Q-K=V",
+    "qk_v": "Q=K-V",
+    "qkv_one": "Q=K=V",
+    "gqa": "GQA-2",
+    "mqa": "MQA",
+    "q_gqa": "Q-GQA-2",
+    "q_mqa": "Q-MQA",
+}
+TINY = ModelConfig("QKV", 2, 4, 4, 64, 128, 48, 320, 300, "learned", 1e-5)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Reference output of the paper's own code for one checkpoint."""
+
+    checkpoint: Path
+    variant: str
+    ids: list[int]
+    logits: np.ndarray
+    greedy: list[int]
+
+
+def load_golden(name: str) -> Golden:
+    data = np.load(GOLDEN / f"{name}.golden.npz")
+    ids, greedy = data["input_ids"][0].tolist(), data["greedy"].reshape(-1).tolist()
+    return Golden(GOLDEN / f"{name}.pt", GOLDEN_VARIANTS[name], ids, data["logits"], greedy)
+
+
+@pytest.fixture(params=GOLDEN_VARIANTS)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return load_golden(request.param)
+
+
+def tiny_config(variant: str, **changes: int) -> ModelConfig:
+    base = replace(TINY, **changes)
+    projections, n_kv_head = parse_variant(variant, base.n_head)
+    return replace(base, projections=projections, n_kv_head=n_kv_head)
+
+
+def tiny_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return {
+        name: (generator.standard_normal(shape) * 0.1).astype(np.float32) for name, shape in parameter_shapes(config).items()
+    }
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write a tiny random model folder for a variant; returns its path."""
+
+    def write(variant: str = "Q-MQA", tokenizer: str | None = None, **changes: int) -> Path:
+        folder = tmp_path / f"model-{variant}"
+        config = tiny_config(variant, **changes)
+        write_model(folder, config, tiny_weights(config), "# tiny\n", tokenizer)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def letters() -> str:
+    """A tokenizer.json with one token for each byte, so that any text has ids below 256."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer.to_str()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run ``edgeqkv ARGUMENTS`` as the installed command does, in this process."""
+    from edgeqkv.cli import main
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["edgeqkv", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        seen = capsys.readouterr()
+        return Outcome(code, seen.out, seen.err)
+
+    return run
+
+
+def one_sentence(outcome: Outcome) -> str:
+    """The error as a user sees it: one line on stderr, no traceback, nothing on stdout."""
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+    lines = outcome.err.strip().splitlines()
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith("edgeqkv: ")
+    return lines[0]

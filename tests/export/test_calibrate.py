@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+import edgeqkv
+from edgeqkv.eager import EagerModel
+from edgeqkv.export.calibrate import HEADROOM
+
+
+@pytest.fixture
+def text_model(tiny_model, letters):
+    return tiny_model("Q-GQA-2", letters, token_count=256)
+
+
+def test_scales_cover_what_the_text_puts_into_the_cache(text_model, tmp_path):
+    text = tmp_path / "words.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog")
+    manifest = edgeqkv.export(text_model, tmp_path / "bundle", cache="int8", calibration=text)
+    from edgeqkv.model_folder import read_model
+    from edgeqkv.tokenizer import load_tokenizer
+
+    model = read_model(text_model)
+    eager = EagerModel(model.config, model.weights)
+    ids = load_tokenizer(model.tokenizer, "").encode(text.read_text()).ids
+    eager.prefill(ids)
+    for layer in range(2):
+        rows = eager._cache[layer, "k"][0, :, : len(ids)].numpy()  # [n_kv_head, depth, head_dim]
+        expected = np.abs(rows).max(axis=1).reshape(-1) * HEADROOM / 127
+        np.testing.assert_allclose(manifest.cache.scales[f"cache.{layer}.k"], expected, rtol=1e-5)
+
+
+def test_another_text_gives_other_scales(text_model, tmp_path):
+    (tmp_path / "a.txt").write_text("aaaa")
+    a = edgeqkv.export(text_model, tmp_path / "a", cache="int8", calibration=tmp_path / "a.txt").cache.scales
+    assert a != edgeqkv.export(text_model, tmp_path / "b", cache="int8").cache.scales
+
+
+def test_calibration_text_that_cannot_be_used(text_model, tiny_model, tmp_path):
+    with pytest.raises(edgeqkv.EdgeQKVError, match=r"none\.txt does not exist"):
+        edgeqkv.export(text_model, tmp_path / "b", cache="int8", calibration=tmp_path / "none.txt")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait")
+    with pytest.raises(edgeqkv.EdgeQKVError, match="is not UTF-8 text"):
+        edgeqkv.export(text_model, tmp_path / "b", cache="int8", calibration=tmp_path / "latin.txt")
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(edgeqkv.EdgeQKVError, match="holds 0 tokens"):
+        edgeqkv.export(text_model, tmp_path / "b", cache="int8", calibration=tmp_path / "empty.txt")
+    with pytest.raises(edgeqkv.EdgeQKVError, match="has no tokenizer"):
+        edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "b", cache="int8", calibration=tmp_path / "latin.txt")

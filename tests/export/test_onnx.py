@@ -1,0 +1,117 @@
+"""The ONNX graph: the golden logits through ONNX Runtime, and the shape that makes it K-only."""
+
+import numpy as np
+import onnx
+import pytest
+from conftest import tiny_config, tiny_weights
+
+import edgeqkv
+from edgeqkv.cache import cache_layout
+from edgeqkv.eager import EagerModel
+from edgeqkv.export.onnx import attention_form, build_graph, write_graph
+from edgeqkv.model_folder import write_model
+from edgeqkv.presets import preset
+
+VARIANTS = ["QKV", "GQA-2", "MQA", "Q-K=V", "Q-GQA-2", "Q-MQA", "Q=K-V", "Q=K=V"]
+
+
+def exported(golden, tmp_path, **options):
+    edgeqkv.export(golden.checkpoint, tmp_path / "bundle", **options)
+    return edgeqkv.open(tmp_path / "bundle")
+
+
+def test_golden_logits_and_greedy_text_token_by_token(golden, tmp_path):
+    session = exported(golden, tmp_path, weights="fp32")
+    logits = [session.step(token) for token in golden.ids]
+    assert np.abs(np.stack(logits) - golden.logits).max() <= 1e-4
+    session.reset()
+    assert list(session.generate(golden.ids, limit=len(golden.greedy))) == golden.greedy
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 23, 24])
+def test_prefill_in_chunks_of_any_length(golden, tmp_path, chunk):
+    session = exported(golden, tmp_path, weights="fp32")
+    for start in range(0, len(golden.ids), chunk):
+        part = golden.ids[start : start + chunk]
+        logits = session.prefill(part)
+        assert np.abs(logits - golden.logits[start + len(part) - 1]).max() <= 1e-4
+
+
+@pytest.mark.parametrize(("weights", "cache"), [("int8", "fp32"), ("fp32", "int8"), ("int8", "int8")])
+def test_int8_stays_close(golden, tmp_path, weights, cache):
+    """Random weights are the hardest case; the bound is a tenth of the spread of the logits, real models do far better."""
+    session = exported(golden, tmp_path, weights=weights, cache=cache)
+    logits = np.stack([session.step(token) for token in golden.ids])
+    error = np.sqrt(np.mean((logits - golden.logits) ** 2))
+    assert 0 < error <= 0.1 * golden.logits.std()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_forms_of_attention_compute_the_same(variant, tmp_path):
+    config = tiny_config(variant)
+    weights = tiny_weights(config)
+    layout = cache_layout(config, 32, "fp32")
+    ids = np.arange(20) * 7 % config.token_count
+    expected = EagerModel(config, weights).forward(ids.tolist())[-1]
+    for form in ("gqa", "folded"):
+        logits = run_plain(build_graph(config, weights, layout, False, {}, form), layout, ids, tmp_path / form)
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def run_plain(graph, layout, ids, folder):
+    """Without our engine: any ONNX Runtime user can feed the graph, if slowly."""
+    import onnxruntime
+
+    write_graph(graph, folder)
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    feeds = {name: np.zeros(layout.shape, np.float32) for name in layout.names}
+    return session.run(["logits"], {"ids": ids, "position": np.zeros(1, np.int64), **feeds})[0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_graph_has_one_cache_tensor_a_layer_when_v_is_k(variant, tmp_path):
+    config = tiny_config(variant)
+    write_graph(build_graph(config, tiny_weights(config), cache_layout(config, 32, "fp32"), True, {}), tmp_path)
+    graph = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph
+    caches = [value.name for value in graph.input if value.name.startswith("cache.")]
+    assert len(caches) == config.n_layer * (1 if config.v_is_k else 2)
+    for node in graph.node:
+        if node.op_type == "GroupQueryAttention":
+            assert (node.input[3] == node.input[4]) == config.v_is_k
+    appended = [node.input[0] for node in graph.node if node.op_type == "TensorScatter"]
+    assert len(appended) == len(set(appended))
+    assert set(appended) in (set(), set(caches))
+
+
+def test_embedding_and_head_are_one_int8_tensor(tmp_path):
+    config = tiny_config("Q-MQA")
+    write_graph(build_graph(config, tiny_weights(config), cache_layout(config, 32, "fp32"), True, {}), tmp_path)
+    graph = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph
+    users = {node.op_type for node in graph.node if "wte.weight.int8" in node.input}
+    assert users == {"MatMulNBits", "GatherBlockQuantized"}
+    assert not [t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and list(t.dims) == [320, 64]]
+    matmuls = [node for node in graph.node if node.op_type == "MatMulNBits"]
+    assert len(matmuls) == 1 + 5 * config.n_layer
+    assert all({a.name: a.i for a in node.attribute}["accuracy_level"] == 4 for node in matmuls)
+
+
+def test_padding_rows_are_minus_infinity(tiny_model, tmp_path):
+    folder = tiny_model("Q-K=V")
+    edgeqkv.export(folder, tmp_path / "bundle")
+    logits = edgeqkv.open(tmp_path / "bundle").prefill([1, 2, 3])
+    assert logits.shape == (320,)
+    assert np.isneginf(logits[300:]).all()
+    assert np.isfinite(logits[:300]).all()
+
+
+def test_folded_attention_where_four_query_heads_share_a_kv_head():
+    forms = {name: attention_form(preset("paper-300m", name)) for name in ("QKV", "Q-K=V", "Q-GQA-8", "Q-GQA-4", "Q-MQA")}
+    assert forms == {"QKV": "gqa", "Q-K=V": "gqa", "Q-GQA-8": "gqa", "Q-GQA-4": "folded", "Q-MQA": "folded"}
+
+
+def test_widths_that_int8_blocks_do_not_divide(tmp_path):
+    config = tiny_config("Q-MQA", d_model=40, d_mlp=128)
+    write_model(tmp_path / "odd", config, tiny_weights(config), "# odd\n")
+    with pytest.raises(edgeqkv.EdgeQKVError, match="multiple of 16, found 40"):
+        edgeqkv.export(tmp_path / "odd", tmp_path / "bundle")
+    edgeqkv.export(tmp_path / "odd", tmp_path / "bundle", weights="fp32")

@@ -1,0 +1,146 @@
+"""The manifest is a contract: what is written reads back, and what was tampered with is refused."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+from conftest import one_sentence
+
+import edgeqkv
+from edgeqkv.bundle import read_bundle
+from edgeqkv.model_folder import file_sha256
+
+
+@pytest.fixture
+def bundle(tiny_model, tmp_path, letters):
+    edgeqkv.export(tiny_model("Q-MQA", letters, token_count=256), tmp_path / "bundle", cache="int8", capacity=32)
+    return tmp_path / "bundle"
+
+
+def edit(bundle, change):
+    data = json.loads((bundle / "edgeqkv.json").read_text())
+    change(data)
+    (bundle / "edgeqkv.json").write_text(json.dumps(data))
+
+
+def test_the_manifest_says_what_a_runtime_needs(bundle):
+    manifest = read_bundle(bundle)
+    assert manifest.model.variant == "Q-MQA"
+    cache = manifest.cache
+    assert (cache.tensors, cache.shape, cache.dtype, cache.capacity) == (("k",), (1, 1, 32, 16), "int8", 32)
+    assert cache.names == ("cache.0.k", "cache.1.k")
+    assert cache.bytes == 2 * (32 * 16 + 16 * 4)
+    assert {len(scale) for scale in cache.scales.values()} == {16}
+    entry = manifest.artifacts[0].entry_points[0]
+    assert [port.name for port in entry.inputs] == ["ids", "position", "cache.0.k", "cache.1.k"]
+    assert entry.aliases == {"cache.0.k.out": "cache.0.k", "cache.1.k.out": "cache.1.k"}
+    for name, digest in manifest.artifacts[0].files.items():
+        assert file_sha256(bundle / name) == digest
+
+
+@pytest.mark.parametrize("file", ["onnx/model.onnx", "onnx/model.data", "tokenizer.json"])
+def test_a_changed_byte(cli, bundle, file):
+    data = bytearray((bundle / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / file).write_bytes(data)
+    outcome = cli("generate", bundle, "--ids", "1,2")
+    assert outcome.code == 2
+    assert f"{file} is not the file that was exported (its sha256 differs)" in one_sentence(outcome)
+
+
+def test_a_missing_file(bundle):
+    (bundle / "onnx/model.data").unlink()
+    with pytest.raises(edgeqkv.EdgeQKVError, match=r"the file onnx/model\.data is missing"):
+        edgeqkv.open(bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda d: d.update(format=2), "has format 2, this edgeqkv reads up to 1: update edgeqkv"),
+        (lambda d: d.update(format="1"), "expected format 1, found '1'"),
+        (lambda d: d.pop("format"), "expected format 1, found None"),
+        (lambda d: d.update(licence="x"), "unknown field 'licence'"),
+        (lambda d: d["cache"].pop("bytes"), "the field 'bytes' is missing"),
+        (lambda d: d["cache"].update(bytes=7), "does not agree with the model's geometry"),
+        (lambda d: d["cache"].update(capacity=64), "does not agree with the model's geometry"),
+        (lambda d: d["cache"].update(scales={}), "scales do not belong"),
+        (lambda d: d["cache"].update(dtype="int4"), "cache: dtype: \"int4\" is not one of 'fp32', 'fp16', 'int8'"),
+        (lambda d: d["model"]["config"].update(n_kv_head=3), "n_head 4 is not divisible by n_kv_head 3"),
+        (lambda d: d["artifacts"][0].update(runtime="tflite"), 'artifacts\\[0\\]: runtime: "tflite" is not one of'),
+        (lambda d: d["artifacts"][0].update(prefill_chunk="4"), "prefill_chunk: expected int"),
+    ],
+)
+def test_a_manifest_that_cannot_be_trusted(bundle, change, reason):
+    edit(bundle, change)
+    with pytest.raises(edgeqkv.EdgeQKVError, match=reason):
+        edgeqkv.open(bundle)
+
+
+def test_a_folder_that_is_no_bundle(cli, tmp_path):
+    outcome = cli("generate", tmp_path, "--ids", "1")
+    assert "is not a bundle: it has no edgeqkv.json" in one_sentence(outcome)
+    assert outcome.code == 2
+    assert "does not exist" in one_sentence(cli("verify", tmp_path / "none", "--against", tmp_path))
+
+
+def test_a_manifest_that_is_no_json(bundle):
+    (bundle / "edgeqkv.json").write_text("{")
+    with pytest.raises(edgeqkv.EdgeQKVError, match="is not a JSON file"):
+        edgeqkv.open(bundle)
+
+
+def test_an_older_bundle_is_replaced_and_other_folders_are_not(bundle, tiny_model, tmp_path):
+    edgeqkv.export(tiny_model("Q-K=V"), bundle)
+    assert read_bundle(bundle).model.variant == "Q-K=V"
+    assert not (bundle / "tokenizer.json").exists()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/thesis.tex").write_text("work")
+    with pytest.raises(edgeqkv.EdgeQKVError, match="holds other files and no edgeqkv.json, so it is not overwritten"):
+        edgeqkv.export(tiny_model("Q-K=V"), tmp_path / "precious")
+    assert os.listdir(tmp_path / "precious") == ["thesis.tex"]
+
+
+def test_output_that_is_a_file_or_below_one(tiny_model, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(edgeqkv.EdgeQKVError, match="cannot write .*file is a file; name a folder"):
+            edgeqkv.export(tiny_model("Q-MQA"), out)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_no_permission_at_the_output(tiny_model, tmp_path, monkeypatch):
+    model = tiny_model("Q-MQA")
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)  # root may write anywhere, so the refusal is played
+    with pytest.raises(edgeqkv.EdgeQKVError, match="cannot write .*bundle: Permission denied; nothing was left behind"):
+        edgeqkv.export(model, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("command", ["export", "new"])
+def test_no_space_at_the_output_leaves_nothing_and_keeps_what_was_there(command, bundle, tiny_model, tmp_path):
+    """A limit on file size stands in for a full disk: the write fails half-way in the same place."""
+    model = tiny_model("Q-K=V")
+    before = sorted(os.listdir(tmp_path)), file_sha256(bundle / "edgeqkv.json")
+    limit = 40_000
+    arguments = {
+        "export": [model, "--out", bundle],
+        "new": ["tale-4m", "--variant", "Q-MQA", "--out", tmp_path / "new"],
+    }[command]
+    run = subprocess.run(
+        [sys.executable, "-m", "edgeqkv.cli", command, *arguments],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2, run.stderr
+    assert "cannot write" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert (sorted(os.listdir(tmp_path)), file_sha256(bundle / "edgeqkv.json")) == before

@@ -1,0 +1,144 @@
+"""The command line: results on stdout, one sentence on stderr, exit codes 0, 1, 2, 3."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import GOLDEN, one_sentence
+
+import edgeqkv
+
+
+@pytest.fixture
+def bundle(tiny_model, tmp_path):
+    edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle", capacity=32)
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def text_bundle(tiny_model, tmp_path, letters):
+    edgeqkv.export(tiny_model("Q-K=V", letters, token_count=256), tmp_path / "text")
+    return tmp_path / "text"
+
+
+def test_import_export_verify_generate(cli, tmp_path):
+    assert cli("import", GOLDEN / "q_mqa.pt", "--out", tmp_path / "m").code == 0
+    exported = cli("export", tmp_path / "m", "--out", tmp_path / "b", "--weights", "fp32", "--target", "onnx")
+    assert exported.code == 0
+    assert "Q-MQA for onnx, fp32 weights" in exported.out
+    assert cli("verify", tmp_path / "b", "--against", GOLDEN / "q_mqa.pt", "--tokens", 100).code == 0
+    written = cli("generate", tmp_path / "b", "--ids", "1,2,3", "--tokens", 5)
+    assert len(written.out.strip().split(",")) == 5
+
+
+def test_a_checkpoint_exports_directly(cli, tmp_path):
+    assert cli("export", GOLDEN / "gqa.pt", "--out", tmp_path / "b").code == 0
+    assert edgeqkv.open(tmp_path / "b").manifest.model.variant == "GQA-2"
+
+
+def test_generate_streams_text_after_the_prompt(cli, text_bundle):
+    first = cli("generate", text_bundle, "--prompt", "abc é", "--tokens", 8, "--temperature", 1, "--seed", 3)
+    again = cli("generate", text_bundle, "--prompt", "abc é", "--tokens", 8, "--temperature", 1, "--seed", 3)
+    assert first.out.startswith("abc é")
+    assert first.out == again.out
+    assert first.code == 0
+
+
+def test_inspect_shows_every_variant(cli, bundle, tiny_model):
+    shown = cli("inspect", tiny_model("Q-MQA")).out
+    for name in ("QKV", "Q-K=V", "Q=K-V", "Q=K=V", "GQA-2", "MQA", "Q-GQA-2", "Q-MQA <"):
+        assert f"| {name} " in shown
+    seen = json.loads(cli("inspect", bundle, "--json").out)
+    assert (seen["kind"], seen["capacity"], seen["cache_dtype"]) == ("bundle", 32, "fp32")
+    mine = next(b for b in seen["budgets"] if b["variant"] == "Q-MQA")
+    assert mine["bytes"] == edgeqkv.open(bundle).cache_bytes
+    assert json.loads(cli("inspect", GOLDEN / "qk_v.pt", "--json").out)["variant"] == "Q=K-V"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--prompt", "hello"], "has no tokenizer, so it cannot take or write text; use --ids"),
+        (["--ids", "1,x"], "--ids takes whole numbers separated by commas, found '1,x'"),
+        (["--ids", ""], "--ids takes whole numbers"),
+        (["--ids", "1,300"], "token id 300 is out of range: this model knows 0 to 299"),
+        (["--ids", ",".join(["1"] * 33)], "33 more tokens do not fit: the cache holds 32 positions"),
+        ([], "give either --prompt TEXT or --ids"),
+        (["--ids", "1", "--prompt", "a"], "give either --prompt TEXT or --ids"),
+        (["--ids", "1", "--tokens", "0"], "--tokens must be at least 1"),
+        (["--ids", "1", "--temperature", "-1"], "temperature must be 0"),
+        (["--ids", "1", "--threads", "0"], "threads must be at least 1"),
+        (["--ids", "1", "--runtime", "executorch"], "nothing for the runtime 'executorch'"),
+    ],
+)
+def test_generate_with_bad_input(cli, bundle, arguments, reason):
+    outcome = cli("generate", bundle, *arguments)
+    assert outcome.code == 2
+    assert reason in one_sentence(outcome)
+
+
+def test_an_empty_prompt_and_one_longer_than_the_cache(cli, text_bundle):
+    assert "the prompt is empty" in one_sentence(cli("generate", text_bundle, "--prompt", ""))
+    assert "49 more tokens do not fit" in one_sentence(cli("generate", text_bundle, "--prompt", "x" * 49))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--capacity", "49"], "capacity 49 is outside 1..48"),
+        (["--capacity", "0"], "capacity 0 is outside 1..48"),
+        (["--weights", "int4"], "weights 'int4' is not possible for ONNX; it can do int8, fp32"),
+        (["--cache", "fp16"], "cache 'fp16' is not possible for ONNX; it can do fp32, int8"),
+        (["--target", "tflite"], "target 'tflite' is not possible"),
+    ],
+)
+def test_export_with_bad_input(cli, tiny_model, tmp_path, arguments, reason):
+    outcome = cli("export", tiny_model("Q-MQA"), "--out", tmp_path / "b", *arguments)
+    assert outcome.code == 2
+    assert reason in one_sentence(outcome)
+    assert not (tmp_path / "b").exists()
+
+
+def test_new_writes_random_weights_that_say_so(cli, tmp_path):
+    assert cli("new", "tale-4m", "--variant", "Q-GQA-2", "--out", tmp_path / "m").code == 0
+    assert "The weights are random" in (tmp_path / "m/README.md").read_text()
+    assert "unknown preset 'gpt5'" in one_sentence(cli("new", "gpt5", "--variant", "QKV", "--out", tmp_path / "n"))
+    assert "unknown variant 'KV'" in one_sentence(cli("new", "tale-4m", "--variant", "KV", "--out", tmp_path / "n"))
+    assert "not divisible by n_kv_head 3" in one_sentence(cli("new", "tale-4m", "--variant", "GQA-3", "--out", tmp_path / "n"))
+    assert not (tmp_path / "n").exists()
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnx_ir"])
+def test_a_missing_package_is_named_with_its_extra(cli, bundle, tiny_model, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    if package == "onnxruntime":
+        outcome, extra = cli("generate", bundle, "--ids", "1"), "onnx-runtime"
+    else:
+        outcome, extra = cli("export", tiny_model("Q-MQA"), "--out", tmp_path / "b"), "onnx"
+    assert outcome.code == 3
+    assert f"this needs the package {package!r}" in one_sentence(outcome)
+    assert f'pip install "edgeqkv[{extra}]"' in outcome.err
+
+
+def test_importing_edgeqkv_costs_numpy_and_the_standard_library():
+    heavy = "torch", "onnx", "onnxruntime", "tokenizers", "typer"
+    code = f"import sys, edgeqkv; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_running_a_bundle_loads_no_torch(bundle):
+    code = f"import sys, edgeqkv; edgeqkv.open({str(bundle)!r}).step(1); print('torch' in sys.modules, 'onnx' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False"] * 2
+    )
+
+
+def test_debug_shows_the_traceback(cli, tmp_path):
+    with pytest.raises(edgeqkv.EdgeQKVError):
+        cli("--debug", "generate", tmp_path, "--ids", "1")
+
+
+def test_unknown_options_exit_with_2(cli, bundle):
+    assert cli("generate", bundle, "--nonsense").code == 2
+    assert cli("--version").out.strip() == f"edgeqkv {edgeqkv.__version__}"

@@ -1,0 +1,91 @@
+"""verify must pass what is the same function, and must not pass what is not."""
+
+import shutil
+
+import numpy as np
+import pytest
+from conftest import TINY, tiny_config, tiny_weights
+
+import edgeqkv
+from edgeqkv.bundle import read_bundle
+from edgeqkv.model_folder import read_model, write_model
+
+
+@pytest.fixture
+def pair(tiny_model, tmp_path):
+    model = tiny_model("Q-K=V")
+    edgeqkv.export(model, tmp_path / "bundle", weights="fp32")
+    return model, tmp_path / "bundle"
+
+
+def test_the_same_function_passes_and_is_recorded(pair):
+    model, bundle = pair
+    (result,) = edgeqkv.verify(bundle, model, tokens=200)
+    record = result.record
+    assert record.passed
+    assert result.failures == ()
+    assert record.max_abs_logit <= 1e-3
+    assert (record.greedy_identical, record.greedy_tokens) == (24, 24)
+    assert record.perplexity == pytest.approx(record.perplexity_reference, rel=1e-5)
+    assert record.text == "random token ids"
+    assert read_bundle(bundle).parity == (record,)
+    edgeqkv.verify(bundle, model, tokens=100)
+    assert len(read_bundle(bundle).parity) == 1
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_one_wrong_weight_fails(tiny_model, tmp_path, weights):
+    """A bias of the second layer's key is off: close enough to look right, far enough to be another function."""
+    model = tiny_model("Q-K=V")
+    edgeqkv.export(model, tmp_path / "bundle", weights=weights)
+    read = read_model(model)
+    changed = {name: array.copy() for name, array in read.weights.items()}
+    changed["h.1.attn.k.bias"][5] += 4.0
+    write_model(tmp_path / "other", read.config, changed, "# other\n")
+    (result,) = edgeqkv.verify(tmp_path / "bundle", tmp_path / "other", tokens=200)
+    assert not result.record.passed
+    assert result.failures
+    assert read_bundle(tmp_path / "bundle").parity[0].passed is False
+
+
+def test_perplexity_and_kl_are_those_of_the_definition(pair):
+    """Both are recomputed from whole logits, another way."""
+    from edgeqkv.eager import EagerModel
+    from edgeqkv.sample import token_windows
+
+    model, bundle = pair
+    (result,) = edgeqkv.verify(bundle, model, tokens=96)
+    read = read_model(model)
+    windows = token_windows(read, "held_out", None, 96, 48)
+    losses = []
+    for window in windows:
+        logits = EagerModel(read.config, read.weights).forward(window)[:, :300].astype(np.float64)
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        start = 0 if not losses else len(window) // 4 - 1
+        losses += [-np.log(probabilities[i, window[i + 1]]) for i in range(start, len(window) - 1)]
+    assert result.record.perplexity_reference == pytest.approx(np.exp(np.mean(losses)))
+
+
+def test_verify_against_another_configuration(cli, pair, tmp_path):
+    _, bundle = pair
+    config = tiny_config("Q-MQA")
+    write_model(tmp_path / "mqa", config, tiny_weights(config), "# mqa\n")
+    outcome = cli("verify", bundle, "--against", tmp_path / "mqa")
+    assert outcome.code == 2
+    assert "holds a Q-K=V model" in outcome.err
+    assert TINY.variant == "QKV"
+
+
+def test_the_command_exits_1_when_a_check_fails(cli, pair, tmp_path):
+    model, bundle = pair
+    ok = cli("verify", bundle, "--against", model, "--tokens", 60)
+    assert (ok.code, ok.err) == (0, "")
+    assert "| passed |" in ok.out
+    other = tmp_path / "copy"
+    shutil.copytree(model, other)
+    read = read_model(other)
+    write_model(other, read.config, dict(read.weights) | {"ln_f.bias": np.ones(64, np.float32)}, "# c\n")
+    failed = cli("verify", bundle, "--against", other, "--tokens", 60)
+    assert failed.code == 1
+    assert "| FAILED |" in failed.out
+    assert "edgeqkv: onnx: max_abs_logit" in failed.err
