@@ -109,6 +109,7 @@ def write_model(
             save_file(ordered, scratch / WEIGHTS)
         except safetensors.SafetensorError as error:  # its words for a full disk
             raise EdgeQKVError(f"cannot write {folder}: {error}; nothing was left behind") from error
+        (scratch / WEIGHTS).chmod(0o644)
         (scratch / CARD).write_text(card, encoding="utf-8")
         if tokenizer is not None:
             (scratch / TOKENIZER).write_text(tokenizer, encoding="utf-8")

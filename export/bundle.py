@@ -74,7 +74,7 @@ def export_bundle(
             format=FORMAT,
             edgeqkv=edgeqkv.__version__,
             model=ModelEntry(config.variant, config, parameter_count(config), source.sha256, tokenizer_sha256),
-            cache=cache_entry(layout, {name: tuple(float(x) for x in scale) for name, scale in scales.items()}),
+            cache=cache_entry(layout, {name: tuple(float(str(x)) for x in scale) for name, scale in scales.items()}),
             weights=WeightsEntry(weights, blocks),
             artifacts=(artifact,),
             parity=(),
@@ -100,7 +100,7 @@ def _onnx_artifact(
     return Artifact(
         runtime="onnx",
         kernel="stock",
-        attention=attention_form(source.config),
+        attention=attention_form(source.config, layout.dtype),
         files={name: file_sha256(folder / name) for name in files},
         runtime_version=require("onnxruntime", "onnx").__version__,
         prefill_chunk=min(PREFILL_CHUNK, layout.capacity),

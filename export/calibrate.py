@@ -12,7 +12,7 @@ from edgeqkv.eager import EagerVerbs
 from edgeqkv.model_folder import Model
 from edgeqkv.sample import token_windows
 
-CALIBRATION_TOKENS = 4096
+CALIBRATION_TOKENS = 2048
 HEADROOM = 1.05  # a value that calibration did not meet is clipped; a little room costs a twentieth of a step
 
 

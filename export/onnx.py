@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from edgeqkv.cache import CacheLayout, cache_name
+from edgeqkv.cache import CacheDtype, CacheLayout, cache_name
 from edgeqkv.config import ModelConfig
 from edgeqkv.decoder import decoder
 from edgeqkv.export.quantize import quantize_rows
@@ -33,9 +33,10 @@ MODEL_FILE, DATA_FILE = "model.onnx", "model.data"
 Attention = Literal["gqa", "folded"]
 
 
-def attention_form(config: ModelConfig) -> Attention:
+def attention_form(config: ModelConfig, dtype: CacheDtype) -> Attention:
     """Which nodes attend: measured with ``python -m edgeqkv.bench.attention``, the reasons are in ARCHITECTURE.md."""
-    return "folded" if config.n_head // config.n_kv_head >= 4 else "gqa"
+    shared_by = config.n_head // config.n_kv_head
+    return "folded" if shared_by >= (8 if dtype == "int8" else 4) else "gqa"
 
 
 class OnnxVerbs:
@@ -278,7 +279,7 @@ def build_graph(
     attention: Attention | None = None,
 ) -> ir.Model:
     """The whole model as an ONNX graph with its weights in memory."""
-    verbs = OnnxVerbs(config, weights, layout, int8_weights, scales, attention or attention_form(config))
+    verbs = OnnxVerbs(config, weights, layout, int8_weights, scales, attention or attention_form(config, layout.dtype))
     return verbs.model(decoder(verbs, config, verbs.ids))
 
 

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from edgeqkv.bench.record import Record, Timing
 from edgeqkv.tables import mib, table
 
+RUNTIMES = {"onnx": "ONNX Runtime"}
+
 
 def summary(records: Sequence[Record]) -> str:
     """Three tables: memory, speed, and each variant against the first record."""
     first = records[0]
     environment = first.environment
     lines = [
-        f"{environment.cpu or environment.machine}, {environment.cores} cores, {environment.system}; {first.runtime} "
+        f"{environment.cpu or environment.machine}, {environment.cores} cores, {environment.system}; {RUNTIMES[first.runtime]} "
         f"{first.runtime_version}, {first.threads} threads, {len(first.decode[0].seconds)} samples a cell, interleaved",
         "",
         _memory(records),

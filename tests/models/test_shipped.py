@@ -1,0 +1,39 @@
+"""The models in models/ are what their cards say, and every precision of their export passes verify."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import edgeqkv
+from edgeqkv.model_folder import read_config
+
+MODELS = Path(__file__).parents[2] / "models"
+SHIPPED = {"qkv": "QKV", "q-kv": "Q-K=V", "q-mqa": "Q-MQA"}
+
+
+def test_they_differ_in_attention_alone():
+    configs = {name: read_config(MODELS / name) for name in SHIPPED}
+    assert {name: config.variant for name, config in configs.items()} == SHIPPED
+    assert len({replace(config, projections="QKV", n_kv_head=config.n_head) for config in configs.values()}) == 1
+    assert len({(MODELS / name / "tokenizer.json").read_bytes() for name in SHIPPED}) == 1
+    assert configs["qkv"].head_dim in (32, 64)
+    assert configs["qkv"].n_positions >= 512
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_each_is_at_most_8_mb_and_has_its_card(name):
+    assert sum(file.stat().st_size for file in (MODELS / name).iterdir()) <= 8e6
+    card = (MODELS / name / "README.md").read_text()
+    for part in ("held-out perplexity", "models/train.py", "loss.svg", "steps"):
+        assert part in card
+
+
+@pytest.mark.parametrize(("weights", "cache"), [("fp32", "fp32"), ("int8", "fp32"), ("int8", "int8")])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_precision_passes_verify(name, weights, cache, tmp_path):
+    edgeqkv.export(MODELS / name, tmp_path / "bundle", weights=weights, cache=cache)
+    (result,) = edgeqkv.verify(tmp_path / "bundle", MODELS / name, tokens=1536)
+    assert result.failures == ()
+    assert result.record.text == "built-in held-out sample"
+    assert result.record.perplexity_reference < 60  # of 2048 tokens: it has learned to read
