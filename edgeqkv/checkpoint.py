@@ -80,7 +80,10 @@ def read_checkpoint(path: Path, token_count: int | None = None) -> Model:
         name = key.removeprefix("module.")
         if not name.endswith(".attn.bias"):  # the causal mask, hundreds of MB over all layers
             state[name] = value
-    config, kind = _config(saved["model_config"], state, str(path), token_count)
+    try:
+        config, kind = _config(saved["model_config"], state, token_count)
+    except EdgeQKVError as error:
+        raise EdgeQKVError(f"{path}: {error}") from error
     weights = _weights(config, kind, state, str(path))
     check_weights(config, weights, str(path))
     return Model(config, weights, None, file_sha256(path))
@@ -105,19 +108,19 @@ def import_checkpoint(path: Path, out: Path, tokenizer: Path | None = None, toke
     return model.config
 
 
-def _config(saved: Any, state: dict[str, Any], where: str, token_count: int | None) -> tuple[ModelConfig, _Attention]:
+def _config(saved: Any, state: dict[str, Any], token_count: int | None) -> tuple[ModelConfig, _Attention]:
     if not isinstance(saved, dict):
-        raise EdgeQKVError(f"{where}: model_config is not a dictionary")
+        raise EdgeQKVError("model_config is not a dictionary")
 
     def field(name: str) -> Any:
         value = saved.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise EdgeQKVError(f"{where}: model_config.{name} is {'missing' if value is None else 'not a number'}")
+            raise EdgeQKVError(f"model_config.{name} is {'missing' if value is None else 'not a number'}")
         return value
 
     for name, supported in (("use_bias", True), ("tie_word_embeddings", True)):
         if saved.get(name, supported) != supported:
-            raise EdgeQKVError(f"{where}: model_config.{name} = {saved[name]} is not supported, only {supported}")
+            raise EdgeQKVError(f"model_config.{name} = {saved[name]} is not supported, only {supported}")
     keys = {m[1] for name in state if (m := re.fullmatch(r"h\.0\.attn\.(\w+)\.weight", name))} - {"c_proj"}
     n_head, groups = field("n_head"), saved.get("n_kv_groups")
     for kind in _FAMILIES:
@@ -139,9 +142,7 @@ def _config(saved: Any, state: dict[str, Any], where: str, token_count: int | No
             layer_norm_eps=float(field("layer_norm_epsilon")),
         ), kind
     found = ", ".join(f"{key} {list(state[f'h.0.attn.{key}.weight'].shape)}" for key in sorted(keys)) or "none"
-    raise EdgeQKVError(
-        f"{where}: the attention keys ({found}) with n_head {n_head} and n_kv_groups {groups} fit no known variant"
-    )
+    raise EdgeQKVError(f"the attention keys ({found}) with n_head {n_head} and n_kv_groups {groups} fit no known variant")
 
 
 def _rows_fit(kind: _Attention, n_kv_head: int, head_dim: int, d_model: int, state: dict[str, Any]) -> bool:

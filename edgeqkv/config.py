@@ -35,7 +35,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         def refuse(reason: str) -> None:
-            raise EdgeQKVError(f"model configuration: {reason}")
+            raise EdgeQKVError(reason)
 
         for name in ("n_layer", "n_head", "n_kv_head", "d_model", "d_mlp", "n_positions", "vocab_size", "token_count"):
             if getattr(self, name) < 1:

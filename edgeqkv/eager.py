@@ -79,7 +79,9 @@ class EagerVerbs:
         out = F.linear(x, self.weights[f"{name}.weight"])
         if self.config.token_count == self.config.vocab_size:
             return out
-        return out.index_fill(2, torch.arange(self.config.token_count, self.config.vocab_size), float("-inf"))
+        return out.index_fill(
+            2, torch.arange(self.config.token_count, self.config.vocab_size, device=out.device), float("-inf")
+        )
 
 
 class EagerModel:

@@ -47,7 +47,11 @@ def from_json(cls: type[T], data: Any, where: str) -> T:
     for name in fields:
         if name not in data:
             raise EdgeQKVError(f"{where}: the field {name!r} is missing")
-    return cls(**{name: _convert(hints[name], data[name], f"{where}: {name}") for name in fields})
+    values = {name: _convert(hints[name], data[name], f"{where}: {name}") for name in fields}
+    try:
+        return cls(**values)
+    except EdgeQKVError as error:  # the class refused values that do not fit together
+        raise EdgeQKVError(f"{where}: {error}") from error
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:

@@ -48,9 +48,10 @@ def export_bundle(
     ``calibration`` is a text file for the static scales of an int8 cache; a small sample is built in. ``progress`` is told
     each stage. Raises :class:`EdgeQKVError`, and then leaves nothing behind.
     """
-    _one_of("target", targets, TARGETS)
-    _one_of("weights", [weights], WEIGHTS)
-    _one_of("cache", [cache], CACHES)
+    for what, chosen, known in (("target", targets, TARGETS), ("weights", [weights], WEIGHTS), ("cache", [cache], CACHES)):
+        for value in chosen:
+            if value not in known:
+                raise EdgeQKVError(f"{what} {value!r} is not possible; this version can do {', '.join(known)}")
     require("onnx_ir", "onnx")
     progress("reading the model")
     source = load_model(Path(model))
@@ -81,12 +82,6 @@ def export_bundle(
         )
         write_manifest(scratch, manifest)
     return manifest
-
-
-def _one_of(what: str, chosen: Sequence[str], known: Sequence[str]) -> None:
-    for value in chosen:
-        if value not in known:
-            raise EdgeQKVError(f"{what} {value!r} is not possible for ONNX; it can do {', '.join(known)}")
 
 
 def _onnx_artifact(

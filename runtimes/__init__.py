@@ -24,5 +24,5 @@ def open_bundle(folder: Path, runtime: str | None, threads: int | None, check: b
 
     model = folder / next(iter(artifact.files))
     vocab_size = manifest.model.config.vocab_size
-    engine: Engine = OnnxEngine(model, manifest.cache_layout, artifact.entry_points[0], vocab_size, threads)
+    engine: Engine = OnnxEngine(model, manifest.cache_layout, artifact.entry_points[0].aliases, vocab_size, threads)
     return Session(engine, manifest, artifact)

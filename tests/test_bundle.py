@@ -36,7 +36,8 @@ def test_the_manifest_says_what_a_runtime_needs(bundle):
     assert {len(scale) for scale in cache.scales.values()} == {16}
     entry = manifest.artifacts[0].entry_points[0]
     assert [port.name for port in entry.inputs] == ["ids", "position", "cache.0.k", "cache.1.k"]
-    assert entry.aliases == {"cache.0.k.out": "cache.0.k", "cache.1.k.out": "cache.1.k"}
+    assert [port.name for port in entry.outputs] == ["logits", *entry.aliases]
+    assert set(entry.aliases.values()) == set(cache.names)
     for name, digest in manifest.artifacts[0].files.items():
         assert file_sha256(bundle / name) == digest
 

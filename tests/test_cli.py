@@ -88,9 +88,9 @@ def test_an_empty_prompt_and_one_longer_than_the_cache(cli, text_bundle):
     [
         (["--capacity", "49"], "capacity 49 is outside 1..48"),
         (["--capacity", "0"], "capacity 0 is outside 1..48"),
-        (["--weights", "int4"], "weights 'int4' is not possible for ONNX; it can do int8, fp32"),
-        (["--cache", "fp16"], "cache 'fp16' is not possible for ONNX; it can do fp32, int8"),
-        (["--target", "tflite"], "target 'tflite' is not possible"),
+        (["--weights", "int4"], "weights 'int4' is not possible; this version can do int8, fp32"),
+        (["--cache", "fp16"], "cache 'fp16' is not possible; this version can do fp32, int8"),
+        (["--target", "tflite"], "target 'tflite' is not possible; this version can do onnx"),
     ],
 )
 def test_export_with_bad_input(cli, tiny_model, tmp_path, arguments, reason):

@@ -13,7 +13,6 @@ from typing import get_args
 
 import numpy as np
 
-from edgeqkv.bundle import EntryPoint
 from edgeqkv.cache import CacheDtype, cache_layout
 from edgeqkv.export.onnx import Attention, aliases, build_graph, write_graph
 from edgeqkv.presets import preset, random_weights
@@ -33,7 +32,7 @@ def build(n_kv_head: int, form: Attention, cache: CacheDtype, folder: Path) -> O
     scales = {name: np.full(config.kv_dim, 0.02, np.float32) for name in layout.names} if cache == "int8" else {}
     graph = build_graph(config, random_weights(config, 0), layout, True, scales, form)
     write_graph(graph, folder)
-    return OnnxEngine(folder / "model.onnx", layout, EntryPoint("main", (), (), aliases(graph)), config.vocab_size, THREADS)
+    return OnnxEngine(folder / "model.onnx", layout, aliases(graph), config.vocab_size, THREADS)
 
 
 def _cell(seconds: list[float]) -> str:

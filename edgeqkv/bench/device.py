@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgeqkv.errors import EdgeQKVError
+from edgeqkv.errors import EdgeQKVError, MissingPackage
 
 
 class WorkerProcess:
@@ -15,8 +15,10 @@ class WorkerProcess:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        command = [sys.executable, "-m", "edgeqkv.bench.worker"]
+        # A session of its own, so that Ctrl-C reaches only the process that shows the progress.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgeqkv.bench.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -34,7 +36,8 @@ class WorkerProcess:
             raise EdgeQKVError(f"the measuring process of {self.name} ended during {do!r}: {reason}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise EdgeQKVError(f"{self.name}: {answer['error']}")
+            kind = MissingPackage if answer["exit_code"] == MissingPackage.exit_code else EdgeQKVError
+            raise kind(f"{self.name}: {answer['error']}")
         return answer
 
     def __enter__(self) -> "WorkerProcess":

@@ -92,7 +92,7 @@ def main() -> None:
         try:
             answer = verbs[request.pop("do")](**request)
         except edgeqkv.EdgeQKVError as error:
-            answer = {"error": str(error)}
+            answer = {"error": str(error), "exit_code": error.exit_code}
         print(json.dumps(answer), flush=True)
 
 

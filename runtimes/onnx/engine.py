@@ -1,11 +1,11 @@
 """ONNX Runtime on a static cache that is updated in place through IOBinding."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from edgeqkv.bundle import EntryPoint
 from edgeqkv.cache import CacheLayout
 from edgeqkv.errors import EdgeQKVError, require
 
@@ -13,13 +13,15 @@ CACHE_NUMPY = {"fp32": np.float32, "int8": np.int8}
 
 
 class OnnxEngine:
-    """Runs the graph that :mod:`edgeqkv.export.onnx` builds.
+    """Runs the graph that :mod:`edgeqkv.export.onnx` builds. ``aliases`` maps its cache outputs to its cache inputs.
 
     Every cache tensor is allocated once. Each is bound as the graph's input and as the output that succeeds it, so that the
     runtime writes the new rows where the old ones lie and copies nothing. A plain ``run()`` would copy the cache each step.
     """
 
-    def __init__(self, model: Path, layout: CacheLayout, entry: EntryPoint, vocab_size: int, threads: int | None) -> None:
+    def __init__(
+        self, model: Path, layout: CacheLayout, aliases: Mapping[str, str], vocab_size: int, threads: int | None
+    ) -> None:
         ort = require("onnxruntime", "onnx-runtime")
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -35,7 +37,7 @@ class OnnxEngine:
         self._caches = {
             name: ort.OrtValue.ortvalue_from_numpy(np.zeros(layout.shape, CACHE_NUMPY[layout.dtype])) for name in layout.names
         }
-        self._aliases = entry.aliases
+        self._aliases = aliases
         self._logits = np.empty(vocab_size, np.float32)
         self._position = np.zeros(1, np.int64)
         # Decoding binds once: the one token, its position and the logits keep their place in memory from step to step.

@@ -56,10 +56,7 @@ def long_engine(variant, cache, folder):
     scales = {name: np.ones(layout.n_kv_head * layout.head_dim, np.float32) for name in layout.names}
     graph = build_graph(config, tiny_weights(config), layout, True, scales if cache == "int8" else {})
     write_graph(graph, folder)
-    from edgeqkv.bundle import EntryPoint
-
-    entry = EntryPoint("main", (), (), aliases(graph))
-    return OnnxEngine(folder / "model.onnx", layout, entry, config.vocab_size, 1), layout
+    return OnnxEngine(folder / "model.onnx", layout, aliases(graph), config.vocab_size, 1), layout
 
 
 @pytest.mark.parametrize("variant", ["QKV", "Q-K=V", "Q-MQA"])
