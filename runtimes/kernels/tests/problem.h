@@ -1,0 +1,231 @@
+// A random attention problem, its run through the library, and the same in float64 from the definition.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "edgeqkv_attention.h"
+
+inline int failures = 0;
+
+#define CHECK(condition, ...)                                    \
+  do {                                                           \
+    if (!(condition) && ++failures <= 20) {                      \
+      std::printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
+      std::printf(__VA_ARGS__);                                  \
+      std::printf("\n");                                         \
+    }                                                            \
+  } while (0)
+
+struct Problem {
+  int n_head, n_kv_head, head_dim, capacity, depth, n_token, dtype;
+  bool separate_v;
+  std::vector<float> q, k, v;  // [n_token, n_head, head_dim], [depth + n_token, n_kv_head, head_dim] twice
+
+  std::string name() const {
+    const char* dtypes[] = {"fp32", "fp16", "int8"};
+    char text[160];
+    std::snprintf(text, sizeof text, "%d/%d heads x %d, capacity %d, depth %d + %d tokens, %s%s", n_head, n_kv_head, head_dim,
+                  capacity, depth, n_token, dtypes[dtype], separate_v ? ", k and v" : "");
+    return text;
+  }
+  size_t kv_index(int position, int kv_head, int d) const {
+    return (size_t(position) * size_t(n_kv_head) + size_t(kv_head)) * size_t(head_dim) + size_t(d);
+  }
+  size_t cache_index(int kv_head, int position) const { return size_t(kv_head) * size_t(capacity) + size_t(position); }
+};
+
+inline Problem random_problem(int n_head, int n_kv_head, int head_dim, int capacity, int depth, int n_token, int dtype,
+                              bool separate_v, unsigned seed, float size = 1) {
+  Problem p = {n_head, n_kv_head, head_dim, capacity, depth, n_token, dtype, separate_v, {}, {}, {}};
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  p.q.resize(size_t(n_token) * size_t(n_head) * size_t(head_dim));
+  p.k.resize(size_t(depth + n_token) * size_t(n_kv_head) * size_t(head_dim));
+  p.v.resize(p.k.size());
+  for (auto* x : {&p.q, &p.k, &p.v})
+    for (float& y : *x) y = size * normal(random);
+  return p;
+}
+
+struct Result {
+  int error;
+  std::vector<float> out, k_scale, v_scale;
+  std::vector<uint8_t> k_cache, v_cache;
+};
+
+constexpr uint8_t kUntouched = 0x7f;  // NaN as fp32 and fp16: reading a row that was never written shows
+
+inline size_t element_bytes(int dtype) { return dtype == EDGEQKV_FP32 ? 4 : dtype == EDGEQKV_FP16 ? 2 : 1; }
+
+inline void threaded_for(void* context, int32_t n, void (*task)(void*, int32_t), void* arg) {
+  std::atomic<int32_t> next{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < *static_cast<int*>(context); t++)
+    threads.emplace_back([&] {
+      for (int32_t i; (i = next++) < n;) task(arg, i);
+    });
+  for (std::thread& t : threads) t.join();
+}
+
+inline edgeqkv_attention_args args_of(const Problem& p, Result& r, int isa) {
+  edgeqkv_attention_args a = {};
+  a.n_head = p.n_head, a.n_kv_head = p.n_kv_head, a.head_dim = p.head_dim, a.capacity = p.capacity;
+  a.dtype = p.dtype, a.isa = isa;
+  a.k_cache = r.k_cache.data(), a.v_cache = r.v_cache.data();
+  a.k_scale = r.k_scale.data(), a.v_scale = r.v_scale.data();
+  return a;
+}
+
+// Fills an empty cache `chunk` positions a call, then makes the call under test. threads 0 is serial.
+inline Result run(const Problem& p, int isa, int threads = 0, int chunk = 1 << 20) {
+  Result r = {};
+  size_t rows = size_t(p.n_kv_head) * size_t(p.capacity), bytes = rows * size_t(p.head_dim) * element_bytes(p.dtype);
+  r.k_cache.assign(bytes, kUntouched);
+  r.v_cache.assign(p.separate_v ? bytes : 0, kUntouched);
+  r.k_scale.assign(rows, -1);
+  r.v_scale.assign(p.separate_v ? rows : 0, -1);
+  r.out.assign(p.q.size(), -1);
+  edgeqkv_attention_args a = args_of(p, r, isa);
+  auto call = [&](int position, int n, const float* q, float* out) {
+    a.position = position, a.n_token = n, a.q = q, a.out = out;
+    a.k = p.k.data() + p.kv_index(position, 0, 0);
+    a.v = p.separate_v ? p.v.data() + p.kv_index(position, 0, 0) : nullptr;
+    return edgeqkv_attention(&a, threads ? threaded_for : nullptr, &threads, threads);
+  };
+  for (int at = 0; at < p.depth && !r.error; at += chunk) {
+    int n = p.depth - at < chunk ? p.depth - at : chunk;
+    std::vector<float> q(size_t(n) * size_t(p.n_head) * size_t(p.head_dim)), out(q.size());
+    r.error = call(at, n, q.data(), out.data());
+  }
+  if (!r.error) r.error = call(p.depth, p.n_token, p.q.data(), r.out.data());
+  return r;
+}
+
+// IEEE binary16 by its definition: the multiple of the spacing that is nearest.
+inline double round_fp16(double x) {
+  int exponent;
+  std::frexp(x, &exponent);
+  double spacing = std::ldexp(1.0, std::max(exponent, -13) - 11);
+  double y = std::nearbyint(x / spacing) * spacing;
+  return std::fabs(y) > 65504 ? std::copysign(INFINITY, x) : y;
+}
+
+// Value d of the row that the cache must hold for x, by the rules of the header; *scale is set for int8.
+inline double stored(int dtype, const float* x, int n, int d, float* scale) {
+  if (dtype == EDGEQKV_FP32) return x[d];
+  if (dtype == EDGEQKV_FP16) return round_fp16(x[d]);
+  float largest = 0;
+  for (int i = 0; i < n; i++) largest = std::max(largest, std::fabs(x[i]));
+  *scale = largest / 127;
+  return *scale > 0 ? std::min(127.0f, std::max(-127.0f, std::nearbyint(x[d] / *scale))) : 0;
+}
+
+struct Reference {
+  std::vector<double> out;       // [n_token, n_head, head_dim]
+  std::vector<double> absolute;  // the same with |v|: sum_j p_j |v_j|
+  double score_slack = 0;        // Delta of attention_test.cc for the int8 keys, largest over all queries and keys
+  double query_slack = 0;        // the same for a query of 16 bits
+  double value_slack = 0;        // largest |v - stored v| that rounding to int8 allows
+};
+
+// Attention in float64; `rounded` on what the cache holds, else on k and v themselves.
+inline Reference reference(const Problem& p, bool rounded) {
+  Reference ref;
+  size_t n = size_t(p.head_dim), group = size_t(p.n_head / p.n_kv_head);
+  int positions = p.depth + p.n_token;
+  auto tensor = [&](const std::vector<float>& x, std::vector<double>& y) {
+    y.resize(x.size());
+    for (size_t row = 0; row < x.size() / n; row++)
+      for (size_t d = 0; d < n; d++) {
+        float scale = 1;
+        double s = rounded ? stored(p.dtype, &x[row * n], p.head_dim, int(d), &scale) : x[row * n + d];
+        y[row * n + d] = s * scale;
+        if (p.dtype == EDGEQKV_INT8) {
+          stored(p.dtype, &x[row * n], p.head_dim, int(d), &scale);
+          ref.value_slack = std::max(ref.value_slack, double(scale) / 2);
+        }
+      }
+  };
+  std::vector<double> k, v;
+  tensor(p.k, k);
+  tensor(p.separate_v ? p.v : p.k, v);
+  ref.out.resize(p.q.size());
+  ref.absolute.resize(p.q.size());
+  std::vector<double> weight(static_cast<size_t>(positions));
+  for (int t = 0; t < p.n_token; t++)
+    for (int h = 0; h < p.n_head; h++) {
+      size_t at = (size_t(t) * size_t(p.n_head) + size_t(h)) * n;
+      int kv_head = int(size_t(h) / group), seen = p.depth + t + 1;
+      double max = -INFINITY, sum = 0, q_sum = 0, q_max = 0, c = 1 / std::sqrt(double(n));
+      for (size_t d = 0; d < n; d++) {
+        q_sum += std::fabs(p.q[at + d]);
+        q_max = std::max(q_max, std::fabs(double(p.q[at + d])));
+      }
+      for (int j = 0; j < seen; j++) {
+        double score = 0, k_sum = 0, k_max = 0;
+        for (size_t d = 0; d < n; d++) {
+          double x = k[p.kv_index(j, kv_head, int(d))];
+          score += p.q[at + d] * x;
+          k_sum += std::fabs(x);
+          k_max = std::max(k_max, std::fabs(x));
+        }
+        weight[size_t(j)] = score * c;
+        max = std::max(max, score * c);
+        ref.score_slack = std::max(ref.score_slack, c * q_sum * k_max / 254);
+        ref.query_slack = std::max(ref.query_slack, c * k_sum * q_max / 65024);
+      }
+      for (int j = 0; j < seen; j++) sum += weight[size_t(j)] = std::exp(weight[size_t(j)] - max);
+      for (size_t d = 0; d < n; d++) {
+        double x = 0, y = 0;
+        for (int j = 0; j < seen; j++) {
+          double value = v[p.kv_index(j, kv_head, int(d))] * weight[size_t(j)] / sum;
+          x += value;
+          y += std::fabs(value);
+        }
+        ref.out[at + d] = x;
+        ref.absolute[at + d] = y;
+      }
+    }
+  return ref;
+}
+
+// Largest |out - ref| of a row of head_dim over the largest |ref| of the row, over all rows.
+inline double relative_error(const Problem& p, const std::vector<float>& out, const std::vector<double>& ref) {
+  double worst = 0;
+  size_t n = size_t(p.head_dim);
+  for (size_t row = 0; row < out.size() / n; row++) {
+    double error = 0, size = 0;
+    for (size_t i = row * n; i < (row + 1) * n; i++) {
+      error = std::isnan(out[i]) ? INFINITY : std::max(error, std::fabs(out[i] - ref[i]));
+      size = std::max(size, std::fabs(ref[i]));
+    }
+    worst = std::max(worst, error == 0 ? 0 : error / size);
+  }
+  return worst;
+}
+
+// Every path that this CPU can run.
+inline std::vector<int> paths() {
+  std::vector<int> list;
+  for (int isa = EDGEQKV_ISA_SCALAR; isa <= EDGEQKV_ISA_NEON_DOT; isa++)
+    if (edgeqkv_attention_isa(isa) == isa) list.push_back(isa);
+  return list;
+}
+
+inline int finish(const char* what) {
+  std::printf("%s on", what);
+  for (int isa : paths()) std::printf(" %s", edgeqkv_attention_isa_name(isa));
+  std::printf(": %s\n", failures ? "FAILED" : "ok");
+  return failures ? 1 : 0;
+}
