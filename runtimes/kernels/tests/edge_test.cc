@@ -90,7 +90,7 @@ void check_decode_is_prefill(int isa) {
         Problem one = all;
         one.depth = t, one.n_token = 1;
         one.q.assign(all.q.begin() + ptrdiff_t(n) * t, all.q.begin() + ptrdiff_t(n) * (t + 1));
-        Result decode = run(one, isa, 0, 7);
+        Result decode = run(one, isa);
         std::vector<float> same(prefill.out.begin() + ptrdiff_t(n) * t, prefill.out.begin() + ptrdiff_t(n) * (t + 1));
         // The integer dot products round a decoded query to 16 bits, which a prefilled one is not.
         double limit = dtype == EDGEQKV_INT8 ? 1e-4 : 1e-6;

@@ -87,31 +87,6 @@ inline edgeqkv_attention_args args_of(const Problem& p, Result& r, int isa) {
   return a;
 }
 
-// Fills an empty cache `chunk` positions a call, then makes the call under test. threads 0 is serial.
-inline Result run(const Problem& p, int isa, int threads = 0, int chunk = 1 << 20) {
-  Result r = {};
-  size_t rows = size_t(p.n_kv_head) * size_t(p.capacity), bytes = rows * size_t(p.head_dim) * element_bytes(p.dtype);
-  r.k_cache.assign(bytes, kUntouched);
-  r.v_cache.assign(p.separate_v ? bytes : 0, kUntouched);
-  r.k_scale.assign(rows, -1);
-  r.v_scale.assign(p.separate_v ? rows : 0, -1);
-  r.out.assign(p.q.size(), -1);
-  edgeqkv_attention_args a = args_of(p, r, isa);
-  auto call = [&](int position, int n, const float* q, float* out) {
-    a.position = position, a.n_token = n, a.q = q, a.out = out;
-    a.k = p.k.data() + p.kv_index(position, 0, 0);
-    a.v = p.separate_v ? p.v.data() + p.kv_index(position, 0, 0) : nullptr;
-    return edgeqkv_attention(&a, threads ? threaded_for : nullptr, &threads, threads);
-  };
-  for (int at = 0; at < p.depth && !r.error; at += chunk) {
-    int n = p.depth - at < chunk ? p.depth - at : chunk;
-    std::vector<float> q(size_t(n) * size_t(p.n_head) * size_t(p.head_dim)), out(q.size());
-    r.error = call(at, n, q.data(), out.data());
-  }
-  if (!r.error) r.error = call(p.depth, p.n_token, p.q.data(), r.out.data());
-  return r;
-}
-
 // IEEE binary16 by its definition: the multiple of the spacing that is nearest.
 inline double round_fp16(double x) {
   int exponent;
@@ -129,6 +104,57 @@ inline double stored(int dtype, const float* x, int n, int d, float* scale) {
   for (int i = 0; i < n; i++) largest = std::max(largest, std::fabs(x[i]));
   *scale = largest / 127;
   return *scale > 0 ? std::min(127.0f, std::max(-127.0f, std::nearbyint(x[d] / *scale))) : 0;
+}
+
+// The bits of a value that fp16 holds exactly.
+inline uint16_t fp16_bits(double x) {
+  if (std::isnan(x)) return 0x7e00;
+  if (std::isinf(x)) return x > 0 ? 0x7c00 : 0xfc00;
+  int exponent;
+  double mantissa = std::fabs(std::frexp(x, &exponent));  // in 0.5 .. 1
+  unsigned magnitude = exponent < -13 || x == 0 ? unsigned(std::ldexp(std::fabs(x), 24))
+                                      : unsigned(exponent + 14) << 10 | (unsigned(std::ldexp(mantissa, 11)) & 1023u);
+  return uint16_t((std::signbit(x) ? 0x8000u : 0u) | magnitude);
+}
+
+// Writes the `depth` positions before the call under test, by the rules of the header and not through the library.
+inline void fill_history(const Problem& p, const std::vector<float>& x, std::vector<uint8_t>& cache, std::vector<float>& scales) {
+  size_t bytes = element_bytes(p.dtype), n = size_t(p.head_dim);
+  for (int g = 0; g < p.n_kv_head; g++)
+    for (int j = 0; j < p.depth; j++) {
+      const float* row = &x[p.kv_index(j, g, 0)];
+      float scale = -1;
+      bool finite = true;
+      for (size_t d = 0; d < n; d++) finite = finite && std::isfinite(row[d]);
+      for (size_t d = 0; d < n; d++) {
+        uint8_t* to = &cache[(p.cache_index(g, j) * n + d) * bytes];
+        double value = p.dtype == EDGEQKV_INT8 && !finite ? 0 : stored(p.dtype, row, p.head_dim, int(d), &scale);
+        float single = row[d];
+        uint16_t half = p.dtype == EDGEQKV_FP16 ? fp16_bits(value) : uint16_t(0);
+        int8_t byte = p.dtype == EDGEQKV_INT8 ? int8_t(value) : int8_t(0);
+        std::memcpy(to, p.dtype == EDGEQKV_FP32 ? static_cast<void*>(&single) : p.dtype == EDGEQKV_FP16 ? static_cast<void*>(&half) : &byte, bytes);
+      }
+      if (p.dtype == EDGEQKV_INT8) scales[p.cache_index(g, j)] = finite ? scale : NAN;
+    }
+}
+
+// A cache of `depth` positions, then the call under test. threads 0 is serial.
+inline Result run(const Problem& p, int isa, int threads = 0) {
+  Result r = {};
+  size_t rows = size_t(p.n_kv_head) * size_t(p.capacity), bytes = rows * size_t(p.head_dim) * element_bytes(p.dtype);
+  r.k_cache.assign(bytes, kUntouched);
+  r.v_cache.assign(p.separate_v ? bytes : 0, kUntouched);
+  r.k_scale.assign(rows, -1);
+  r.v_scale.assign(p.separate_v ? rows : 0, -1);
+  r.out.assign(p.q.size(), -1);
+  fill_history(p, p.k, r.k_cache, r.k_scale);
+  if (p.separate_v) fill_history(p, p.v, r.v_cache, r.v_scale);
+  edgeqkv_attention_args a = args_of(p, r, isa);
+  a.position = p.depth, a.n_token = p.n_token, a.q = p.q.data(), a.out = r.out.data();
+  a.k = p.k.data() + p.kv_index(p.depth, 0, 0);
+  a.v = p.separate_v ? p.v.data() + p.kv_index(p.depth, 0, 0) : nullptr;
+  r.error = edgeqkv_attention(&a, threads ? threaded_for : nullptr, &threads, threads);
+  return r;
 }
 
 struct Reference {
