@@ -26,11 +26,11 @@ const Path* path_of(int isa) {
 }
 
 int resolve(int isa) {
-  if (isa == EDGEQKV_ISA_AUTO) {
-    static const int best = best_isa();
-    return best;
-  }
-  return path_of(isa) && cpu_has(isa) ? isa : -1;
+  // Asked once: under a hypervisor each CPUID costs microseconds.
+  static const unsigned available = available_isas();
+  if (isa == EDGEQKV_ISA_AUTO)
+    for (isa = EDGEQKV_ISA_NEON_DOT; !(available >> isa & 1u);) isa--;  // later is better
+  return path_of(isa) && (available >> isa & 1u) ? isa : -1;
 }
 
 // Grows and never shrinks; freed when its thread ends.

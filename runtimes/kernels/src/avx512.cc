@@ -54,10 +54,12 @@ struct Avx512 {
   static F dot_rows(const float* packed, const int8_t* const* row, int dim) {
     const int16_t* q = reinterpret_cast<const int16_t*>(packed);
     __m512i acc[W];
+    EDGEQKV_UNROLL
     for (int i = 0; i < W; i++) acc[i] = _mm512_setzero_si512();
     int d = 0;
     for (; d + 32 <= dim; d += 32) {
       __m512i x = _mm512_loadu_si512(q + d);
+      EDGEQKV_UNROLL
       for (int i = 0; i < W; i++) {
         __m256i k = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row[i] + d));
         acc[i] = _mm512_dpwssd_epi32(acc[i], x, _mm512_cvtepi8_epi16(k));
@@ -65,12 +67,14 @@ struct Avx512 {
     }
     if (d < dim) {  // 16 left
       __m512i x = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + d)));
+      EDGEQKV_UNROLL
       for (int i = 0; i < W; i++) {
         __m128i k = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row[i] + d));
         acc[i] = _mm512_dpwssd_epi32(acc[i], x, _mm512_zextsi256_si512(_mm256_cvtepi8_epi16(k)));
       }
     }
     F sum[W];
+    EDGEQKV_UNROLL
     for (int i = 0; i < W; i++) sum[i] = _mm512_cvtepi32_ps(acc[i]);
     return sums(sum);
   }

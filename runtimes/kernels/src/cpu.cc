@@ -41,24 +41,16 @@ bool has_dot() { return getauxval(AT_HWCAP) & (1ul << 20); }  // HWCAP_ASIMDDP, 
 
 }  // namespace
 
-bool cpu_has(int isa) {
-  switch (isa) {
-    case EDGEQKV_ISA_SCALAR: return true;
+unsigned available_isas() {
+  unsigned isas = 1u << EDGEQKV_ISA_SCALAR;
 #if defined(EDGEQKV_X86)
-    case EDGEQKV_ISA_AVX2: return has_avx2();
-    case EDGEQKV_ISA_AVX512: return has_avx512();
+  if (has_avx2()) isas |= 1u << EDGEQKV_ISA_AVX2;
+  if (has_avx512()) isas |= 1u << EDGEQKV_ISA_AVX512;
 #elif defined(EDGEQKV_ARM64)
-    case EDGEQKV_ISA_NEON: return true;
-    case EDGEQKV_ISA_NEON_DOT: return has_dot();
+  isas |= 1u << EDGEQKV_ISA_NEON;
+  if (has_dot()) isas |= 1u << EDGEQKV_ISA_NEON_DOT;
 #endif
-    default: return false;
-  }
-}
-
-int best_isa() {
-  int isa = EDGEQKV_ISA_NEON_DOT;  // later is better, and none of the other architecture's is there
-  while (!cpu_has(isa)) isa--;
-  return isa;
+  return isas;
 }
 
 }  // namespace edgeqkv

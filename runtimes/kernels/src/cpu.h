@@ -5,7 +5,6 @@
 
 namespace edgeqkv {
 
-bool cpu_has(int isa);
-int best_isa();
+unsigned available_isas();  // bit EDGEQKV_ISA_...
 
 }  // namespace edgeqkv

@@ -14,6 +14,13 @@
 
 #include "path.h"
 
+// Before a loop over an array of registers: left as a loop, the array would live in memory.
+#if defined(__clang__)
+#define EDGEQKV_UNROLL _Pragma("unroll")
+#else
+#define EDGEQKV_UNROLL _Pragma("GCC unroll 32")
+#endif
+
 namespace edgeqkv {
 namespace {
 
@@ -112,12 +119,14 @@ struct Kernel {
     for (int j = 0; j < n; j += W) {
       const T* row[W];
       F acc[W];
+      EDGEQKV_UNROLL
       for (int i = 0; i < W; i++) {
         row[i] = k + ptrdiff_t(j + i < n ? j + i : n - 1) * dim;
         acc[i] = V::set1(0);
       }
       for (int d = 0; d < dim; d += W) {
         F x = V::load(q + d);
+        EDGEQKV_UNROLL
         for (int i = 0; i < W; i++) acc[i] = V::fma(x, V::load(row[i] + d), acc[i]);
       }
       V::store(score + j, V::sums(acc));
@@ -128,6 +137,7 @@ struct Kernel {
   template <int C>
   static void add_values(const T* v, const float* weight, int n, int dim, float* acc) {
     F a[C], b[C];
+    EDGEQKV_UNROLL
     for (int c = 0; c < C; c++) {
       a[c] = V::load(acc + c * W);
       b[c] = V::set1(0);
@@ -135,13 +145,16 @@ struct Kernel {
     int j = 0;
     for (; j + 2 <= n; j += 2, v += 2 * dim) {
       F wa = V::set1(weight[j]), wb = V::set1(weight[j + 1]);
+      EDGEQKV_UNROLL
       for (int c = 0; c < C; c++) {
         a[c] = V::fma(wa, V::load(v + c * W), a[c]);
         b[c] = V::fma(wb, V::load(v + dim + c * W), b[c]);
       }
     }
     if (j < n)
+      EDGEQKV_UNROLL
       for (int c = 0; c < C; c++) a[c] = V::fma(V::set1(weight[j]), V::load(v + c * W), a[c]);
+    EDGEQKV_UNROLL
     for (int c = 0; c < C; c++) V::store(acc + c * W, V::add(a[c], b[c]));
   }
 
@@ -188,6 +201,7 @@ struct Kernel {
     F unit = V::set1(q[0]);
     for (int j = 0; j < n; j += W) {
       const T* row[W];
+      EDGEQKV_UNROLL
       for (int i = 0; i < W; i++) row[i] = k + ptrdiff_t(j + i < n ? j + i : n - 1) * dim;
       V::store(score + j, V::mul(unit, V::dot_rows(q + 16, row, dim)));
     }
@@ -263,19 +277,26 @@ struct Kernel {
     for (int j = 0; j < n; j += J) {
       const float* row[J];
       F acc[J][C];
+      EDGEQKV_UNROLL
       for (int i = 0; i < J; i++) {
         row[i] = k + ptrdiff_t(j + i < n ? j + i : n - 1) * dim;
+        EDGEQKV_UNROLL
         for (int c = 0; c < C; c++) acc[i][c] = V::set1(0);
       }
       for (int d = 0; d < dim; d++) {
         F q[C];
+        EDGEQKV_UNROLL
         for (int c = 0; c < C; c++) q[c] = V::load(query + d * kBlockRows + c * W);
+        EDGEQKV_UNROLL
         for (int i = 0; i < J; i++) {
           F x = V::set1(row[i][d]);
+          EDGEQKV_UNROLL
           for (int c = 0; c < C; c++) acc[i][c] = V::fma(x, q[c], acc[i][c]);
         }
       }
+      EDGEQKV_UNROLL
       for (int i = 0; i < J; i++)
+        EDGEQKV_UNROLL
         for (int c = 0; c < C; c++) {
           F s = kInt8 ? V::mul(acc[i][c], V::set1(scale[j + i < n ? j + i : n - 1])) : acc[i][c];
           V::store(score + (j + i) * kBlockRows + c * W, s);
@@ -287,17 +308,24 @@ struct Kernel {
   template <int R, int C>
   static void tile_values(const float* v, const float* weight, int n, int dim, float* acc) {
     F a[R][C];
+    EDGEQKV_UNROLL
     for (int r = 0; r < R; r++)
+      EDGEQKV_UNROLL
       for (int c = 0; c < C; c++) a[r][c] = V::load(acc + ptrdiff_t(r) * dim + c * W);
     for (int j = 0; j < n; j++) {
       F x[C];
+      EDGEQKV_UNROLL
       for (int c = 0; c < C; c++) x[c] = V::load(v + ptrdiff_t(j) * dim + c * W);
+      EDGEQKV_UNROLL
       for (int r = 0; r < R; r++) {
         F w = V::set1(weight[j * kBlockRows + r]);
+        EDGEQKV_UNROLL
         for (int c = 0; c < C; c++) a[r][c] = V::fma(w, x[c], a[r][c]);
       }
     }
+    EDGEQKV_UNROLL
     for (int r = 0; r < R; r++)
+      EDGEQKV_UNROLL
       for (int c = 0; c < C; c++) V::store(acc + ptrdiff_t(r) * dim + c * W, a[r][c]);
   }
 

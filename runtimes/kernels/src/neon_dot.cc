@@ -18,10 +18,12 @@ struct NeonDot : NeonBase {
   static F dot_rows(const float* packed, const int8_t* const* row, int dim) {
     const int8_t *high = reinterpret_cast<const int8_t*>(packed), *low = high + dim;
     int32x4_t h[W], l[W];
+    EDGEQKV_UNROLL
     for (int i = 0; i < W; i++) h[i] = l[i] = vdupq_n_s32(0);
     int d = 0;
     for (; d + 16 <= dim; d += 16) {
       int8x16_t qh = vld1q_s8(high + d), ql = vld1q_s8(low + d);
+      EDGEQKV_UNROLL
       for (int i = 0; i < W; i++) {
         int8x16_t k = vld1q_s8(row[i] + d);
         h[i] = vdotq_s32(h[i], qh, k);
@@ -31,6 +33,7 @@ struct NeonDot : NeonBase {
     if (d < dim) {  // 8 left
       int8x8_t zero = vdup_n_s8(0);
       int8x16_t qh = vcombine_s8(vld1_s8(high + d), zero), ql = vcombine_s8(vld1_s8(low + d), zero);
+      EDGEQKV_UNROLL
       for (int i = 0; i < W; i++) {
         int8x16_t k = vcombine_s8(vld1_s8(row[i] + d), zero);
         h[i] = vdotq_s32(h[i], qh, k);
