@@ -9,6 +9,7 @@ namespace {
 struct Avx2 {
   using F = __m256;
   static constexpr int W = 8, kRows = 12, kAccRows = 4, kAccVecs = 2;
+  static constexpr bool kIntegerWeights = false;
   static constexpr bool kIntegerDot = false;  // widening to 16 bits and adding costs as much as floats here
 
   static F load(const float* p) { return _mm256_loadu_ps(p); }

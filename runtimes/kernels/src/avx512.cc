@@ -51,32 +51,98 @@ struct Avx512 {
   static void pack(float* packed, int, int d, int value) { reinterpret_cast<int16_t*>(packed)[d] = int16_t(value); }
 
   // The 32-bit sums hold: 32512 * 127 * 1024 < 2^32, and it is spread over 16 lanes.
-  static F dot_rows(const float* packed, const int8_t* const* row, int dim) {
+  static F dot_rows(const float* packed, const int8_t* k, int dim) {
     const int16_t* q = reinterpret_cast<const int16_t*>(packed);
-    __m512i acc[W];
-    EDGEQKV_UNROLL
-    for (int i = 0; i < W; i++) acc[i] = _mm512_setzero_si512();
-    int d = 0;
-    for (; d + 32 <= dim; d += 32) {
-      __m512i x = _mm512_loadu_si512(q + d);
-      EDGEQKV_UNROLL
-      for (int i = 0; i < W; i++) {
-        __m256i k = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row[i] + d));
-        acc[i] = _mm512_dpwssd_epi32(acc[i], x, _mm512_cvtepi8_epi16(k));
-      }
-    }
-    if (d < dim) {  // 16 left
-      __m512i x = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + d)));
-      EDGEQKV_UNROLL
-      for (int i = 0; i < W; i++) {
-        __m128i k = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row[i] + d));
-        acc[i] = _mm512_dpwssd_epi32(acc[i], x, _mm512_zextsi256_si512(_mm256_cvtepi8_epi16(k)));
-      }
-    }
     F sum[W];
     EDGEQKV_UNROLL
-    for (int i = 0; i < W; i++) sum[i] = _mm512_cvtepi32_ps(acc[i]);
+    for (int i = 0; i < W; i += 4) {
+      const int8_t* row = k + ptrdiff_t(i) * dim;
+      __m512i acc[4];
+      EDGEQKV_UNROLL
+      for (int r = 0; r < 4; r++) acc[r] = _mm512_setzero_si512();
+      int d = 0;
+      for (; d + 32 <= dim; d += 32) {
+        __m512i x = _mm512_loadu_si512(q + d);
+        EDGEQKV_UNROLL
+        for (int r = 0; r < 4; r++) {
+          __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + r * ptrdiff_t(dim) + d));
+          acc[r] = _mm512_dpwssd_epi32(acc[r], x, _mm512_cvtepi8_epi16(y));
+        }
+      }
+      if (d < dim) {  // 16 left
+        __m512i x = _mm512_maskz_loadu_epi16(0xffff, q + d);
+        EDGEQKV_UNROLL
+        for (int r = 0; r < 4; r++) {
+          __m256i y = _mm256_maskz_loadu_epi8(0xffff, row + r * ptrdiff_t(dim) + d);
+          acc[r] = _mm512_dpwssd_epi32(acc[r], x, _mm512_cvtepi8_epi16(y));
+        }
+      }
+      EDGEQKV_UNROLL
+      for (int r = 0; r < 4; r++) sum[i + r] = _mm512_cvtepi32_ps(acc[r]);
+    }
     return sums(sum);
+  }
+
+  // acc[d] += sum_j weight[j] * v[j, d] with the weights, all >= 0, rounded to 16 bits of the largest: an error of at most
+  // max weight / 131070 each. A weight is two bytes and four rows are interleaved, so that one VPDPBUSD multiplies 64 values
+  // by a byte of their weights. The 32-bit sums hold: 64 rows * 65535 * 127 < 2^31. False, and nothing done, if the weights
+  // have a NaN or infinity or are too small for the division.
+  static constexpr bool kIntegerWeights = true;
+  static bool add_values(const int8_t* v, const float* weight, int n, int dim, float* acc) {
+    alignas(64) uint8_t high[kBlockKeys], low[kBlockKeys];
+    F largest = set1(0), total = set1(0);
+    for (int j = 0; j < n; j += W) {
+      F w = _mm512_maskz_loadu_ps(lanes_below(n - j), weight + j);
+      largest = max(w, largest);
+      total = add(total, w);
+    }
+    float top = _mm512_reduce_max_ps(largest), sum = _mm512_reduce_add_ps(total);
+    if (!(top > 1e-30f && sum < 1e30f)) return false;
+    F steps = set1(65535 / top), unit = set1(top / 65535);
+    for (int j = 0; j < n; j += W) {
+      __m512i w = _mm512_cvtps_epi32(mul(_mm512_maskz_loadu_ps(lanes_below(n - j), weight + j), steps));
+      _mm_store_si128(reinterpret_cast<__m128i*>(high + j), _mm512_cvtepi32_epi8(_mm512_srli_epi32(w, 8)));
+      _mm_store_si128(reinterpret_cast<__m128i*>(low + j), _mm512_cvtepi32_epi8(w));
+    }
+    for (int d = 0; d < dim; d += 64) {
+      __mmask64 mask = d + 64 <= dim ? ~__mmask64(0) : (__mmask64(1) << (dim - d)) - 1;
+      __m512i h[4], l[4];
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 4; i++) h[i] = l[i] = _mm512_setzero_si512();
+      for (int j = 0; j < n; j += 4) {
+        const int8_t* row = v + ptrdiff_t(j) * dim + d;
+        __m512i x[4], y[4];
+        EDGEQKV_UNROLL
+        for (int i = 0; i < 4; i++) x[i] = _mm512_maskz_loadu_epi8(j + i < n ? mask : 0, row + i * ptrdiff_t(dim));
+        __m512i ab = _mm512_unpacklo_epi8(x[0], x[1]), AB = _mm512_unpackhi_epi8(x[0], x[1]);
+        __m512i cd = _mm512_unpacklo_epi8(x[2], x[3]), CD = _mm512_unpackhi_epi8(x[2], x[3]);
+        y[0] = _mm512_unpacklo_epi16(ab, cd), y[1] = _mm512_unpackhi_epi16(ab, cd);
+        y[2] = _mm512_unpacklo_epi16(AB, CD), y[3] = _mm512_unpackhi_epi16(AB, CD);
+        __m512i wh = four_bytes(high + j), wl = four_bytes(low + j);
+        EDGEQKV_UNROLL
+        for (int i = 0; i < 4; i++) {
+          h[i] = _mm512_dpbusd_epi32(h[i], wh, y[i]);
+          l[i] = _mm512_dpbusd_epi32(l[i], wl, y[i]);
+        }
+      }
+      F s[4];  // 128-bit lane L of s[i] holds dimensions 16 L + 4 i .. + 3: transpose the lanes
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 4; i++) s[i] = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(h[i], 8), l[i]));
+      F a = _mm512_shuffle_f32x4(s[0], s[1], 0x44), b = _mm512_shuffle_f32x4(s[0], s[1], 0xee);
+      F c = _mm512_shuffle_f32x4(s[2], s[3], 0x44), e = _mm512_shuffle_f32x4(s[2], s[3], 0xee);
+      F t[4] = {_mm512_shuffle_f32x4(a, c, 0x88), _mm512_shuffle_f32x4(a, c, 0xdd), _mm512_shuffle_f32x4(b, e, 0x88),
+                _mm512_shuffle_f32x4(b, e, 0xdd)};
+      for (int i = 0; i < 4 && d + 16 * i < dim; i++) store(acc + d + 16 * i, fma(unit, t[i], load(acc + d + 16 * i)));
+    }
+    return true;
+  }
+
+  static __mmask16 lanes_below(int n) { return n >= W ? __mmask16(0xffff) : __mmask16((1u << n) - 1); }
+
+  static __m512i four_bytes(const uint8_t* p) {
+    int32_t x;
+    std::memcpy(&x, p, 4);
+    return _mm512_set1_epi32(x);
   }
 };
 

@@ -4,7 +4,7 @@
 // add, sub, mul, div, fma(a, b, c) = a * b + c, max, abs, round (half to even), pow2 (2^n of an integral n >= -127, with
 // 2^-127 taken as 0), sums(F[W]) -> F whose lane i is the sum of its i-th argument, and the block shapes kRows, kAccRows,
 // kAccVecs that fit its registers. max(a, b) is b when either is NaN. V::kIntegerDot says that it also has the dot products
-// of one query with int8 rows in integers: pack_query, dot_rows.
+// of one query with int8 rows in integers (pack, dot_rows), kIntegerWeights that it sums int8 values with integer weights.
 //
 // Everything is in an unnamed namespace and uses no inline library function: each source file is compiled with its own
 // flags, and a function shared between them would be linked in one version, perhaps not one that the CPU can run.
@@ -114,23 +114,32 @@ struct Kernel {
 
   // ---- attend, few query rows: one at a time over a block of cached rows ----
 
-  // score[j] = q . k[j] for n rows, padded up to a multiple of W with copies of the last row's score.
-  static void row_scores(const float* q, const T* k, int n, int dim, float* score) {
-    for (int j = 0; j < n; j += W) {
-      const T* row[W];
-      F acc[W];
-      EDGEQKV_UNROLL
-      for (int i = 0; i < W; i++) {
-        row[i] = k + ptrdiff_t(j + i < n ? j + i : n - 1) * dim;
-        acc[i] = V::set1(0);
-      }
+  // W rows from row j of n on: in place, or where fewer are left, copied to `padded` with zeros after them.
+  static const T* whole_rows(const T* k, int j, int n, int dim, T* padded) {
+    k += ptrdiff_t(j) * dim;
+    if (j + W <= n) return k;
+    std::memset(static_cast<void*>(padded), 0, sizeof(T) * size_t(W) * size_t(dim));
+    std::memcpy(static_cast<void*>(padded), k, sizeof(T) * size_t(n - j) * size_t(dim));
+    return padded;
+  }
+
+  // lane i = q . k[i] for W rows. Four rows at a time need one pointer and one stride.
+  static F row_scores(const float* q, const T* k, int dim) {
+    F acc[W];
+    EDGEQKV_UNROLL
+    for (int i = 0; i < W; i += 4) {
+      const T* row = k + ptrdiff_t(i) * dim;
+      F a = V::set1(0), b = a, c = a, e = a;
       for (int d = 0; d < dim; d += W) {
         F x = V::load(q + d);
-        EDGEQKV_UNROLL
-        for (int i = 0; i < W; i++) acc[i] = V::fma(x, V::load(row[i] + d), acc[i]);
+        a = V::fma(x, V::load(row + d), a);
+        b = V::fma(x, V::load(row + dim + d), b);
+        c = V::fma(x, V::load(row + 2 * dim + d), c);
+        e = V::fma(x, V::load(row + 3 * dim + d), e);
       }
-      V::store(score + j, V::sums(acc));
+      acc[i] = a, acc[i + 1] = b, acc[i + 2] = c, acc[i + 3] = e;
     }
+    return V::sums(acc);
   }
 
   // acc[0 .. C*W) += sum_j weight[j] * v[j]; two chains for each register hide the latency of the multiply-add.
@@ -164,17 +173,22 @@ struct Kernel {
     for (; d < dim; d += W) add_values<1>(v + d, weight, n, dim, acc + d);
   }
 
-  // Folds n cached rows into one query row's state. `score` holds kBlockKeys floats.
-  static void fold_row(const float* q, Rows<T> k, Rows<T> v, int n, int dim, float* score, float* max, float* sum, float* acc) {
-    if constexpr (kInt8 && V::kIntegerDot)
-      integer_row_scores(q, k.x, n, dim, score);
-    else
-      row_scores(q, k.x, n, dim, score);
-    for (int j = 0; kInt8 && j < n; j++) score[j] *= k.scale[j];
-    for (int j = n; j % W; j++) score[j] = -__builtin_inff();
-
+  // Folds n cached rows into one query row's state. `score` holds kBlockKeys floats, `padded` W rows.
+  static void fold_row(const float* q, Rows<T> k, Rows<T> v, int n, int dim, float* score, T* padded, float* max, float* sum,
+                       float* acc) {
     F top = V::set1(*max);
-    for (int j = 0; j < n; j += W) top = V::max(V::load(score + j), top);
+    for (int j = 0; j < n; j += W) {
+      const T* rows = whole_rows(k.x, j, n, dim, padded);
+      F s;
+      if constexpr (kInt8 && V::kIntegerDot)
+        s = V::mul(V::set1(q[0]), V::dot_rows(q + 16, rows, dim));
+      else
+        s = row_scores(q, rows, dim);
+      V::store(score + j, s);
+      for (int i = 0; kInt8 && i < W && j + i < n; i++) score[j + i] *= k.scale[j + i];
+      for (int i = n; i < j + W; i++) score[i] = -__builtin_inff();
+      top = V::max(V::load(score + j), top);
+    }
     float lanes[W], new_max = *max;
     V::store(lanes, top);
     for (int i = 0; i < W; i++) new_max = lanes[i] > new_max ? lanes[i] : new_max;
@@ -192,21 +206,13 @@ struct Kernel {
     }
     *sum += sum_lanes(total);
     for (int j = 0; kInt8 && j < n; j++) score[j] *= v.scale[j];
+    if constexpr (kInt8 && V::kIntegerWeights)
+      if (V::add_values(v.x, score, n, dim, acc)) return;
     add_row_values(v.x, score, n, dim, acc);
   }
 
   // The query of the integer dot product is rounded to 16 bits, q ~ packed[0] * q16 with |q16| <= 127 * 256: an error below
-  // max|q| / 65024, a 256th of the error that the int8 key already carries. `q` is the packed form (see pack_query).
-  static void integer_row_scores(const float* q, const T* k, int n, int dim, float* score) {
-    F unit = V::set1(q[0]);
-    for (int j = 0; j < n; j += W) {
-      const T* row[W];
-      EDGEQKV_UNROLL
-      for (int i = 0; i < W; i++) row[i] = k + ptrdiff_t(j + i < n ? j + i : n - 1) * dim;
-      V::store(score + j, V::mul(unit, V::dot_rows(q + 16, row, dim)));
-    }
-  }
-
+  // max|q| / 65024, a 256th of the error that the int8 key already carries.
   // [0]: the unit, [16 ..]: V's layout of the integers. A query with NaN or infinity gets a NaN unit and zeros.
   static void pack_query(const float* x, int dim, float* packed) {
     float largest = 0, poison = 0;
@@ -232,7 +238,8 @@ struct Kernel {
   static void attend_rows(const edgeqkv_attention_args& a, const Item& item, Rows<T> k, Rows<T> v) {
     int dim = a.head_dim, group = a.n_head / a.n_kv_head;
     float* score = item.scratch;
-    float* queries = score + kBlockKeys;
+    T* padded = reinterpret_cast<T*>(score + kBlockKeys);
+    float* queries = score + kBlockKeys + aligned(size_t(W) * size_t(dim));
     size_t stride = aligned(size_t(dim)) + 16;
     for (int r = 0; r < item.n_row; r++) {
       float x[1024];
@@ -246,11 +253,15 @@ struct Kernel {
       int n = item.key1 - key < kBlockKeys ? item.key1 - key : kBlockKeys;
       Rows<T> kb = {k.x + ptrdiff_t(key) * dim, kInt8 ? k.scale + key : nullptr};
       Rows<T> vb = {v.x + ptrdiff_t(key) * dim, kInt8 ? v.scale + key : nullptr};
+      // The next block, while this one is worked on: the hardware's prefetch pauses as long as nothing misses.
+      int next = item.key1 - key - n < kBlockKeys ? item.key1 - key - n : kBlockKeys;
+      prefetch(kb.x + ptrdiff_t(n) * dim, next * dim);
+      if (vb.x != kb.x) prefetch(vb.x + ptrdiff_t(n) * dim, next * dim);
       for (int r = 0; r < item.n_row; r++) {
         int visible = a.position + (item.row0 + r) / group + 1 - key;
         if (visible <= 0) continue;
-        fold_row(queries + size_t(r) * stride, kb, vb, visible < n ? visible : n, dim, score, item.max + r, item.sum + r,
-                 item.acc + ptrdiff_t(r) * dim);
+        fold_row(queries + size_t(r) * stride, kb, vb, visible < n ? visible : n, dim, score, padded, item.max + r,
+                 item.sum + r, item.acc + ptrdiff_t(r) * dim);
       }
     }
   }

@@ -15,7 +15,7 @@ struct NeonDot : NeonBase {
     q[dim + d] = int8_t(value - 256 * high);
   }
 
-  static F dot_rows(const float* packed, const int8_t* const* row, int dim) {
+  static F dot_rows(const float* packed, const int8_t* k, int dim) {
     const int8_t *high = reinterpret_cast<const int8_t*>(packed), *low = high + dim;
     int32x4_t h[W], l[W];
     EDGEQKV_UNROLL
@@ -25,9 +25,9 @@ struct NeonDot : NeonBase {
       int8x16_t qh = vld1q_s8(high + d), ql = vld1q_s8(low + d);
       EDGEQKV_UNROLL
       for (int i = 0; i < W; i++) {
-        int8x16_t k = vld1q_s8(row[i] + d);
-        h[i] = vdotq_s32(h[i], qh, k);
-        l[i] = vdotq_s32(l[i], ql, k);
+        int8x16_t x = vld1q_s8(k + ptrdiff_t(i) * dim + d);
+        h[i] = vdotq_s32(h[i], qh, x);
+        l[i] = vdotq_s32(l[i], ql, x);
       }
     }
     if (d < dim) {  // 8 left
@@ -35,9 +35,9 @@ struct NeonDot : NeonBase {
       int8x16_t qh = vcombine_s8(vld1_s8(high + d), zero), ql = vcombine_s8(vld1_s8(low + d), zero);
       EDGEQKV_UNROLL
       for (int i = 0; i < W; i++) {
-        int8x16_t k = vcombine_s8(vld1_s8(row[i] + d), zero);
-        h[i] = vdotq_s32(h[i], qh, k);
-        l[i] = vdotq_s32(l[i], ql, k);
+        int8x16_t x = vcombine_s8(vld1_s8(k + ptrdiff_t(i) * dim + d), zero);
+        h[i] = vdotq_s32(h[i], qh, x);
+        l[i] = vdotq_s32(l[i], ql, x);
       }
     }
     return {sums4(h, l), sums4(h + 4, l + 4)};
