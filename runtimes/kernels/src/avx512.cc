@@ -85,11 +85,11 @@ struct Avx512 {
 
   // acc[d] += sum_j weight[j] * v[j, d] with the weights, all >= 0, rounded to 16 bits of the largest: an error of at most
   // max weight / 131070 each. A weight is two bytes and four rows are interleaved, so that one VPDPBUSD multiplies 64 values
-  // by a byte of their weights. The 32-bit sums hold: 64 rows * 65535 * 127 < 2^31. False, and nothing done, if the weights
+  // by a byte of their weights. The 32-bit sums hold: 128 rows * 65535 * 127 < 2^31. False, and nothing done, if the weights
   // have a NaN or infinity or are too small for the division.
   static constexpr bool kIntegerWeights = true;
   static bool add_values(const int8_t* v, const float* weight, int n, int dim, float* acc) {
-    alignas(64) uint8_t high[kBlockKeys], low[kBlockKeys];
+    alignas(64) uint8_t high[kInt8RowKeys], low[kInt8RowKeys];
     F largest = set1(0), total = set1(0);
     for (int j = 0; j < n; j += W) {
       F w = _mm512_maskz_loadu_ps(lanes_below(n - j), weight + j);

@@ -26,7 +26,10 @@ namespace {
 
 using fp16 = uint16_t;
 
-constexpr int kBlockKeys = 64;  // cached rows of one block: they stay in L1 between the score and the value
+// Cached rows of one block: they stay in L1 between the score and the value. One query row alone takes more of them at a
+// time where they are small, because the steps of a block wait for each other.
+constexpr int kBlockKeys = 64;
+constexpr int kInt8RowKeys = 128;
 
 constexpr size_t aligned(size_t n_float) { return (n_float + 15) & ~size_t(15); }
 
@@ -42,6 +45,7 @@ struct Kernel {
   using F = typename V::F;
   static constexpr int W = V::W;
   static constexpr bool kInt8 = sizeof(T) == 1;
+  static constexpr int kRowKeys = kInt8 ? kInt8RowKeys : kBlockKeys;
 
   // 2^x for x <= 0. Polynomial of Cephes' exp2f on [-0.5, 0.5], relative error below 2e-7; below 2^-126.5 it is 0.
   static F exp2(F x) {
@@ -63,11 +67,31 @@ struct Kernel {
     return lanes[0];
   }
 
+  // Pairwise, so that the latencies are log W additions and not W.
   static float sum_lanes(F x) {
-    float lanes[W], s = 0;
+    float lanes[W];
     V::store(lanes, x);
-    for (int i = 0; i < W; i++) s += lanes[i];
-    return s;
+    EDGEQKV_UNROLL
+    for (int half = W / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    return lanes[0];
+  }
+
+  static float max_lanes(F x) {
+    float lanes[W];
+    V::store(lanes, x);
+    EDGEQKV_UNROLL
+    for (int half = W / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; i++) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+    return lanes[0];
+  }
+
+  // score[j ..] * scale[j ..] for a vector of which the first n - j lanes count.
+  static F scaled(F x, const float* scale, int j, int n) {
+    if (j + W <= n) return V::mul(x, V::load(scale + j));
+    float lanes[W] = {};
+    std::memcpy(lanes, scale + j, sizeof(float) * size_t(n - j));
+    return V::mul(x, V::load(lanes));
   }
 
   // ---- append ----
@@ -84,10 +108,8 @@ struct Kernel {
         largest = V::max(largest, V::abs(y));
         poison = V::add(poison, V::sub(y, y));  // 0 while all is finite, then NaN
       }
-      float lanes[W], m = 0;
-      V::store(lanes, largest);
-      for (int i = 0; i < W; i++) m = lanes[i] > m ? lanes[i] : m;
-      *scale = m / 127 + sum_lanes(poison);
+      float lanes[W];
+      *scale = max_lanes(largest) / 127 + sum_lanes(poison);
       F divisor = V::set1(*scale);
       bool usable = *scale > 0;
       for (int d = 0; d < n; d += W) {
@@ -173,25 +195,32 @@ struct Kernel {
     for (; d < dim; d += W) add_values<1>(v + d, weight, n, dim, acc + d);
   }
 
-  // Folds n cached rows into one query row's state. `score` holds kBlockKeys floats, `padded` W rows.
-  static void fold_row(const float* q, Rows<T> k, Rows<T> v, int n, int dim, float* score, T* padded, float* max, float* sum,
-                       float* acc) {
+  // Folds n cached rows into one query row's state. `score` holds kRowKeys floats, `padded` W rows. The `next` rows after
+  // them are fetched meanwhile: without that, memory would idle from the scores' last row to the next block's first.
+  static void fold_row(const float* q, Rows<T> k, Rows<T> v, int n, int next, int dim, float* score, T* padded, float* max,
+                       float* sum, float* acc) {
     F top = V::set1(*max);
     for (int j = 0; j < n; j += W) {
       const T* rows = whole_rows(k.x, j, n, dim, padded);
+      if (j < next) {
+        int fetch = next - j < W ? next - j : W;
+        prefetch(k.x + ptrdiff_t(n + j) * dim, fetch * dim);
+        if (v.x != k.x) prefetch(v.x + ptrdiff_t(n + j) * dim, fetch * dim);
+      }
       F s;
       if constexpr (kInt8 && V::kIntegerDot)
         s = V::mul(V::set1(q[0]), V::dot_rows(q + 16, rows, dim));
       else
         s = row_scores(q, rows, dim);
+      if constexpr (kInt8) s = scaled(s, k.scale, j, n);
       V::store(score + j, s);
-      for (int i = 0; kInt8 && i < W && j + i < n; i++) score[j + i] *= k.scale[j + i];
-      for (int i = n; i < j + W; i++) score[i] = -__builtin_inff();
-      top = V::max(V::load(score + j), top);
+      if (j + W > n) {
+        for (int i = n; i < j + W; i++) score[i] = -__builtin_inff();
+        s = V::load(score + j);
+      }
+      top = V::max(s, top);
     }
-    float lanes[W], new_max = *max;
-    V::store(lanes, top);
-    for (int i = 0; i < W; i++) new_max = lanes[i] > new_max ? lanes[i] : new_max;
+    float new_max = max_lanes(top);
     if (new_max > *max) {
       float keep = exp2_one(*max - new_max);
       for (int d = 0; d < dim; d += W) V::store(acc + d, V::mul(V::load(acc + d), V::set1(keep)));
@@ -202,10 +231,10 @@ struct Kernel {
     for (int j = 0; j < n; j += W) {
       F p = exp2(V::sub(V::load(score + j), V::set1(new_max)));
       total = V::add(total, p);
+      if constexpr (kInt8) p = scaled(p, v.scale, j, n);
       V::store(score + j, p);
     }
     *sum += sum_lanes(total);
-    for (int j = 0; kInt8 && j < n; j++) score[j] *= v.scale[j];
     if constexpr (kInt8 && V::kIntegerWeights)
       if (V::add_values(v.x, score, n, dim, acc)) return;
     add_row_values(v.x, score, n, dim, acc);
@@ -238,8 +267,8 @@ struct Kernel {
   static void attend_rows(const edgeqkv_attention_args& a, const Item& item, Rows<T> k, Rows<T> v) {
     int dim = a.head_dim, group = a.n_head / a.n_kv_head;
     float* score = item.scratch;
-    T* padded = reinterpret_cast<T*>(score + kBlockKeys);
-    float* queries = score + kBlockKeys + aligned(size_t(W) * size_t(dim));
+    T* padded = reinterpret_cast<T*>(score + kRowKeys);
+    float* queries = score + kRowKeys + aligned(size_t(W) * size_t(dim));
     size_t stride = aligned(size_t(dim)) + 16;
     for (int r = 0; r < item.n_row; r++) {
       float x[1024];
@@ -249,19 +278,16 @@ struct Kernel {
       else
         std::memcpy(queries + size_t(r) * stride, x, size_t(dim) * 4);
     }
-    for (int key = item.key0; key < item.key1; key += kBlockKeys) {
-      int n = item.key1 - key < kBlockKeys ? item.key1 - key : kBlockKeys;
+    for (int key = item.key0; key < item.key1; key += kRowKeys) {
+      int n = item.key1 - key < kRowKeys ? item.key1 - key : kRowKeys;
       Rows<T> kb = {k.x + ptrdiff_t(key) * dim, kInt8 ? k.scale + key : nullptr};
       Rows<T> vb = {v.x + ptrdiff_t(key) * dim, kInt8 ? v.scale + key : nullptr};
-      // The next block, while this one is worked on: the hardware's prefetch pauses as long as nothing misses.
-      int next = item.key1 - key - n < kBlockKeys ? item.key1 - key - n : kBlockKeys;
-      prefetch(kb.x + ptrdiff_t(n) * dim, next * dim);
-      if (vb.x != kb.x) prefetch(vb.x + ptrdiff_t(n) * dim, next * dim);
+      int next = item.key1 - key - n < kRowKeys ? item.key1 - key - n : kRowKeys;
       for (int r = 0; r < item.n_row; r++) {
         int visible = a.position + (item.row0 + r) / group + 1 - key;
         if (visible <= 0) continue;
-        fold_row(queries + size_t(r) * stride, kb, vb, visible < n ? visible : n, dim, score, padded, item.max + r,
-                 item.sum + r, item.acc + ptrdiff_t(r) * dim);
+        fold_row(queries + size_t(r) * stride, kb, vb, visible < n ? visible : n, r == 0 ? next : 0, dim, score, padded,
+                 item.max + r, item.sum + r, item.acc + ptrdiff_t(r) * dim);
       }
     }
   }
