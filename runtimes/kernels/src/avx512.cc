@@ -83,13 +83,10 @@ struct Avx512 {
     return sums(sum);
   }
 
-  // acc[d] += sum_j weight[j] * v[j, d] with the weights, all >= 0, rounded to 16 bits of the largest: an error of at most
-  // max weight / 131070 each. A weight is two bytes and four rows are interleaved, so that one VPDPBUSD multiplies 64 values
-  // by a byte of their weights. The 32-bit sums hold: 128 rows * 65535 * 127 < 2^31. False, and nothing done, if the weights
-  // have a NaN or infinity or are too small for the division.
+  // Weights, all >= 0, rounded to 16 bits of the largest: an error of at most max weight / 131070 each. Not done if they have
+  // a NaN or infinity or are too small for the division.
   static constexpr bool kIntegerWeights = true;
-  static bool add_values(const int8_t* v, const float* weight, int n, int dim, float* acc) {
-    alignas(64) uint8_t high[kInt8RowKeys], low[kInt8RowKeys];
+  static void pack_weights(const float* weight, int n, PackedWeights& packed) {
     F largest = set1(0), total = set1(0);
     for (int j = 0; j < n; j += W) {
       F w = _mm512_maskz_loadu_ps(lanes_below(n - j), weight + j);
@@ -97,13 +94,19 @@ struct Avx512 {
       total = add(total, w);
     }
     float top = _mm512_reduce_max_ps(largest), sum = _mm512_reduce_add_ps(total);
-    if (!(top > 1e-30f && sum < 1e30f)) return false;
-    F steps = set1(65535 / top), unit = set1(top / 65535);
+    packed.unit = top > 1e-30f && sum < 1e30f ? top / 65535 : 0;
+    F steps = set1(packed.unit != 0 ? 65535 / top : 0);
     for (int j = 0; j < n; j += W) {
       __m512i w = _mm512_cvtps_epi32(mul(_mm512_maskz_loadu_ps(lanes_below(n - j), weight + j), steps));
-      _mm_store_si128(reinterpret_cast<__m128i*>(high + j), _mm512_cvtepi32_epi8(_mm512_srli_epi32(w, 8)));
-      _mm_store_si128(reinterpret_cast<__m128i*>(low + j), _mm512_cvtepi32_epi8(w));
+      _mm_store_si128(reinterpret_cast<__m128i*>(packed.high + j), _mm512_cvtepi32_epi8(_mm512_srli_epi32(w, 8)));
+      _mm_store_si128(reinterpret_cast<__m128i*>(packed.low + j), _mm512_cvtepi32_epi8(w));
     }
+  }
+
+  // acc[d] += sum_j weight[j] * v[j, d]. A weight is two bytes and four rows are interleaved, so that one VPDPBUSD multiplies
+  // 64 values by a byte of their weights. The 32-bit sums hold: 64 rows * 65535 * 127 < 2^31.
+  static void add_values(const int8_t* v, const PackedWeights& packed, int n, int dim, float* acc) {
+    F unit = set1(packed.unit);
     for (int d = 0; d < dim; d += 64) {
       __mmask64 mask = d + 64 <= dim ? ~__mmask64(0) : (__mmask64(1) << (dim - d)) - 1;
       __m512i h[4], l[4];
@@ -118,7 +121,7 @@ struct Avx512 {
         __m512i cd = _mm512_unpacklo_epi8(x[2], x[3]), CD = _mm512_unpackhi_epi8(x[2], x[3]);
         y[0] = _mm512_unpacklo_epi16(ab, cd), y[1] = _mm512_unpackhi_epi16(ab, cd);
         y[2] = _mm512_unpacklo_epi16(AB, CD), y[3] = _mm512_unpackhi_epi16(AB, CD);
-        __m512i wh = four_bytes(high + j), wl = four_bytes(low + j);
+        __m512i wh = four_bytes(packed.high + j), wl = four_bytes(packed.low + j);
         EDGEQKV_UNROLL
         for (int i = 0; i < 4; i++) {
           h[i] = _mm512_dpbusd_epi32(h[i], wh, y[i]);
@@ -134,7 +137,6 @@ struct Avx512 {
                 _mm512_shuffle_f32x4(b, e, 0xdd)};
       for (int i = 0; i < 4 && d + 16 * i < dim; i++) store(acc + d + 16 * i, fma(unit, t[i], load(acc + d + 16 * i)));
     }
-    return true;
   }
 
   static __mmask16 lanes_below(int n) { return n >= W ? __mmask16(0xffff) : __mmask16((1u << n) - 1); }

@@ -4,7 +4,8 @@
 // add, sub, mul, div, fma(a, b, c) = a * b + c, max, abs, round (half to even), pow2 (2^n of an integral n >= -127, with
 // 2^-127 taken as 0), sums(F[W]) -> F whose lane i is the sum of its i-th argument, and the block shapes kRows, kAccRows,
 // kAccVecs that fit its registers. max(a, b) is b when either is NaN. V::kIntegerDot says that it also has the dot products
-// of one query with int8 rows in integers (pack, dot_rows), kIntegerWeights that it sums int8 values with integer weights.
+// of one query with int8 rows in integers (pack, dot_rows), kIntegerWeights that
+// it sums int8 values with integer weights (pack_weights, add_values).
 //
 // Everything is in an unnamed namespace and uses no inline library function: each source file is compiled with its own
 // flags, and a function shared between them would be linked in one version, perhaps not one that the CPU can run.
@@ -26,10 +27,13 @@ namespace {
 
 using fp16 = uint16_t;
 
-// Cached rows of one block: they stay in L1 between the score and the value. One query row alone takes more of them at a
-// time where they are small, because the steps of a block wait for each other.
-constexpr int kBlockKeys = 64;
-constexpr int kInt8RowKeys = 128;
+constexpr int kBlockKeys = 64;  // cached rows of one block: they stay in L1 between the score and the value
+
+// Weights of a block as V::pack_weights leaves them for V::add_values. unit 0: not packed, the floats are to be used.
+struct PackedWeights {
+  float unit;
+  alignas(64) uint8_t high[kBlockKeys], low[kBlockKeys];
+};
 
 constexpr size_t aligned(size_t n_float) { return (n_float + 15) & ~size_t(15); }
 
@@ -45,7 +49,6 @@ struct Kernel {
   using F = typename V::F;
   static constexpr int W = V::W;
   static constexpr bool kInt8 = sizeof(T) == 1;
-  static constexpr int kRowKeys = kInt8 ? kInt8RowKeys : kBlockKeys;
 
   // 2^x for x <= 0. Polynomial of Cephes' exp2f on [-0.5, 0.5], relative error below 2e-7; below 2^-126.5 it is 0.
   static F exp2(F x) {
@@ -195,49 +198,65 @@ struct Kernel {
     for (; d < dim; d += W) add_values<1>(v + d, weight, n, dim, acc + d);
   }
 
-  // Folds n cached rows into one query row's state. `score` holds kRowKeys floats, `padded` W rows. The `next` rows after
-  // them are fetched meanwhile: without that, memory would idle from the scores' last row to the next block's first.
-  static void fold_row(const float* q, Rows<T> k, Rows<T> v, int n, int next, int dim, float* score, T* padded, float* max,
-                       float* sum, float* acc) {
-    F top = V::set1(*max);
-    for (int j = 0; j < n; j += W) {
-      const T* rows = whole_rows(k.x, j, n, dim, padded);
-      if (j < next) {
-        int fetch = next - j < W ? next - j : W;
-        prefetch(k.x + ptrdiff_t(n + j) * dim, fetch * dim);
-        if (v.x != k.x) prefetch(v.x + ptrdiff_t(n + j) * dim, fetch * dim);
+  // One query row against one block of cached rows.
+  struct Step {
+    const float* q;
+    Rows<T> k, v;
+    int n, next, dim;         // rows of the block, and of the one after it
+    float *max, *sum, *acc;   // the query row's state
+    F top;                    // largest scores
+    float weight[kBlockKeys]; // scores at first
+    PackedWeights packed;
+  };
+
+  // The `next` rows are fetched meanwhile: else memory would idle from this block's last row to the next one's first.
+  static void scores(Step& s, T* padded) {
+    s.top = V::set1(kNoScore);
+    for (int j = 0; j < s.n; j += W) {
+      const T* rows = whole_rows(s.k.x, j, s.n, s.dim, padded);
+      if (j < s.next) {
+        int fetch = s.next - j < W ? s.next - j : W;
+        prefetch(s.k.x + ptrdiff_t(s.n + j) * s.dim, fetch * s.dim);
+        if (s.v.x != s.k.x) prefetch(s.v.x + ptrdiff_t(s.n + j) * s.dim, fetch * s.dim);
       }
-      F s;
+      F x;
       if constexpr (kInt8 && V::kIntegerDot)
-        s = V::mul(V::set1(q[0]), V::dot_rows(q + 16, rows, dim));
+        x = V::mul(V::set1(s.q[0]), V::dot_rows(s.q + 16, rows, s.dim));
       else
-        s = row_scores(q, rows, dim);
-      if constexpr (kInt8) s = scaled(s, k.scale, j, n);
-      V::store(score + j, s);
-      if (j + W > n) {
-        for (int i = n; i < j + W; i++) score[i] = -__builtin_inff();
-        s = V::load(score + j);
+        x = row_scores(s.q, rows, s.dim);
+      if constexpr (kInt8) x = scaled(x, s.k.scale, j, s.n);
+      V::store(s.weight + j, x);
+      if (j + W > s.n) {
+        for (int i = s.n; i < j + W; i++) s.weight[i] = -__builtin_inff();
+        x = V::load(s.weight + j);
       }
-      top = V::max(s, top);
+      s.top = V::max(x, s.top);
     }
-    float new_max = max_lanes(top);
-    if (new_max > *max) {
-      float keep = exp2_one(*max - new_max);
-      for (int d = 0; d < dim; d += W) V::store(acc + d, V::mul(V::load(acc + d), V::set1(keep)));
-      *sum *= keep;
-      *max = new_max;
+  }
+
+  static void weights(Step& s) {
+    float new_max = max_lanes(V::max(s.top, V::set1(*s.max)));
+    if (new_max > *s.max) {
+      float keep = exp2_one(*s.max - new_max);
+      for (int d = 0; d < s.dim; d += W) V::store(s.acc + d, V::mul(V::load(s.acc + d), V::set1(keep)));
+      *s.sum *= keep;
+      *s.max = new_max;
     }
     F total = V::set1(0);
-    for (int j = 0; j < n; j += W) {
-      F p = exp2(V::sub(V::load(score + j), V::set1(new_max)));
+    for (int j = 0; j < s.n; j += W) {
+      F p = exp2(V::sub(V::load(s.weight + j), V::set1(new_max)));
       total = V::add(total, p);
-      if constexpr (kInt8) p = scaled(p, v.scale, j, n);
-      V::store(score + j, p);
+      if constexpr (kInt8) p = scaled(p, s.v.scale, j, s.n);
+      V::store(s.weight + j, p);
     }
-    *sum += sum_lanes(total);
+    *s.sum += sum_lanes(total);
+    if constexpr (kInt8 && V::kIntegerWeights) V::pack_weights(s.weight, s.n, s.packed);
+  }
+
+  static void values(const Step& s) {
     if constexpr (kInt8 && V::kIntegerWeights)
-      if (V::add_values(v.x, score, n, dim, acc)) return;
-    add_row_values(v.x, score, n, dim, acc);
+      if (s.packed.unit != 0) return V::add_values(s.v.x, s.packed, s.n, s.dim, s.acc);
+    add_row_values(s.v.x, s.weight, s.n, s.dim, s.acc);
   }
 
   // The query of the integer dot product is rounded to 16 bits, q ~ packed[0] * q16 with |q16| <= 127 * 256: an error below
@@ -266,9 +285,8 @@ struct Kernel {
 
   static void attend_rows(const edgeqkv_attention_args& a, const Item& item, Rows<T> k, Rows<T> v) {
     int dim = a.head_dim, group = a.n_head / a.n_kv_head;
-    float* score = item.scratch;
-    T* padded = reinterpret_cast<T*>(score + kRowKeys);
-    float* queries = score + kRowKeys + aligned(size_t(W) * size_t(dim));
+    T* padded = reinterpret_cast<T*>(item.scratch);
+    float* queries = item.scratch + aligned(size_t(W) * size_t(dim));
     size_t stride = aligned(size_t(dim)) + 16;
     for (int r = 0; r < item.n_row; r++) {
       float x[1024];
@@ -278,17 +296,31 @@ struct Kernel {
       else
         std::memcpy(queries + size_t(r) * stride, x, size_t(dim) * 4);
     }
-    for (int key = item.key0; key < item.key1; key += kRowKeys) {
-      int n = item.key1 - key < kRowKeys ? item.key1 - key : kRowKeys;
-      Rows<T> kb = {k.x + ptrdiff_t(key) * dim, kInt8 ? k.scale + key : nullptr};
-      Rows<T> vb = {v.x + ptrdiff_t(key) * dim, kInt8 ? v.scale + key : nullptr};
-      int next = item.key1 - key - n < kRowKeys ? item.key1 - key - n : kRowKeys;
+    // The weights of a step are a chain of dependent instructions: the scores of the step after it, which do not depend on
+    // them, come between them and the values that wait for them.
+    Step step[2];
+    int count = 0;
+    for (int key = item.key0; key < item.key1; key += kBlockKeys) {
+      int n = item.key1 - key < kBlockKeys ? item.key1 - key : kBlockKeys;
+      int next = item.key1 - key - n < kBlockKeys ? item.key1 - key - n : kBlockKeys;
       for (int r = 0; r < item.n_row; r++) {
         int visible = a.position + (item.row0 + r) / group + 1 - key;
         if (visible <= 0) continue;
-        fold_row(queries + size_t(r) * stride, kb, vb, visible < n ? visible : n, r == 0 ? next : 0, dim, score, padded,
-                 item.max + r, item.sum + r, item.acc + ptrdiff_t(r) * dim);
+        Step &s = step[count % 2], &before = step[(count + 1) % 2];
+        s.q = queries + size_t(r) * stride;
+        s.k = {k.x + ptrdiff_t(key) * dim, kInt8 ? k.scale + key : nullptr};
+        s.v = {v.x + ptrdiff_t(key) * dim, kInt8 ? v.scale + key : nullptr};
+        s.n = visible < n ? visible : n, s.next = r == 0 ? next : 0, s.dim = dim;
+        s.max = item.max + r, s.sum = item.sum + r, s.acc = item.acc + ptrdiff_t(r) * dim;
+        if (count > 0) weights(before);
+        scores(s, padded);
+        if (count > 0) values(before);
+        count++;
       }
+    }
+    if (count > 0) {
+      weights(step[(count + 1) % 2]);
+      values(step[(count + 1) % 2]);
     }
   }
 
