@@ -112,22 +112,10 @@ struct Avx512 {
       __m512i h[4], l[4];
       EDGEQKV_UNROLL
       for (int i = 0; i < 4; i++) h[i] = l[i] = _mm512_setzero_si512();
-      for (int j = 0; j < n; j += 4) {
-        const int8_t* row = v + ptrdiff_t(j) * dim + d;
-        __m512i x[4], y[4];
-        EDGEQKV_UNROLL
-        for (int i = 0; i < 4; i++) x[i] = _mm512_maskz_loadu_epi8(j + i < n ? mask : 0, row + i * ptrdiff_t(dim));
-        __m512i ab = _mm512_unpacklo_epi8(x[0], x[1]), AB = _mm512_unpackhi_epi8(x[0], x[1]);
-        __m512i cd = _mm512_unpacklo_epi8(x[2], x[3]), CD = _mm512_unpackhi_epi8(x[2], x[3]);
-        y[0] = _mm512_unpacklo_epi16(ab, cd), y[1] = _mm512_unpackhi_epi16(ab, cd);
-        y[2] = _mm512_unpacklo_epi16(AB, CD), y[3] = _mm512_unpackhi_epi16(AB, CD);
-        __m512i wh = four_bytes(packed.high + j), wl = four_bytes(packed.low + j);
-        EDGEQKV_UNROLL
-        for (int i = 0; i < 4; i++) {
-          h[i] = _mm512_dpbusd_epi32(h[i], wh, y[i]);
-          l[i] = _mm512_dpbusd_epi32(l[i], wl, y[i]);
-        }
-      }
+      int j = 0;
+      if (d + 64 <= dim)
+        for (; j + 4 <= n; j += 4) four_rows<true>(v + ptrdiff_t(j) * dim + d, dim, 4, mask, packed, j, h, l);
+      for (; j < n; j += 4) four_rows<false>(v + ptrdiff_t(j) * dim + d, dim, n - j, mask, packed, j, h, l);
       F s[4];  // 128-bit lane L of s[i] holds dimensions 16 L + 4 i .. + 3: transpose the lanes
       EDGEQKV_UNROLL
       for (int i = 0; i < 4; i++) s[i] = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(h[i], 8), l[i]));
@@ -136,6 +124,27 @@ struct Avx512 {
       F t[4] = {_mm512_shuffle_f32x4(a, c, 0x88), _mm512_shuffle_f32x4(a, c, 0xdd), _mm512_shuffle_f32x4(b, e, 0x88),
                 _mm512_shuffle_f32x4(b, e, 0xdd)};
       for (int i = 0; i < 4 && d + 16 * i < dim; i++) store(acc + d + 16 * i, fma(unit, t[i], load(acc + d + 16 * i)));
+    }
+  }
+
+  // Rows from n on, and dimensions outside of the mask, are taken as zeros; kWhole promises that there are none.
+  template <bool kWhole>
+  static void four_rows(const int8_t* row, int dim, int n, __mmask64 mask, const PackedWeights& packed, int j, __m512i* h,
+                        __m512i* l) {
+    __m512i x[4], y[4];
+    EDGEQKV_UNROLL
+    for (int i = 0; i < 4; i++)
+      x[i] = kWhole ? _mm512_loadu_si512(row + i * ptrdiff_t(dim))
+                    : _mm512_maskz_loadu_epi8(i < n ? mask : 0, row + i * ptrdiff_t(dim));
+    __m512i ab = _mm512_unpacklo_epi8(x[0], x[1]), AB = _mm512_unpackhi_epi8(x[0], x[1]);
+    __m512i cd = _mm512_unpacklo_epi8(x[2], x[3]), CD = _mm512_unpackhi_epi8(x[2], x[3]);
+    y[0] = _mm512_unpacklo_epi16(ab, cd), y[1] = _mm512_unpackhi_epi16(ab, cd);
+    y[2] = _mm512_unpacklo_epi16(AB, CD), y[3] = _mm512_unpackhi_epi16(AB, CD);
+    __m512i high = four_bytes(packed.high + j), low = four_bytes(packed.low + j);
+    EDGEQKV_UNROLL
+    for (int i = 0; i < 4; i++) {
+      h[i] = _mm512_dpbusd_epi32(h[i], high, y[i]);
+      l[i] = _mm512_dpbusd_epi32(l[i], low, y[i]);
     }
   }
 
