@@ -202,22 +202,23 @@ struct Kernel {
   struct Step {
     const float* q;
     Rows<T> k, v;
-    int n, next, dim;         // rows of the block, and of the one after it
+    int n, fetch, dim;        // rows of the block, and of the block two after it
     float *max, *sum, *acc;   // the query row's state
     F top;                    // largest scores
     float weight[kBlockKeys]; // scores at first
     PackedWeights packed;
   };
 
-  // The `next` rows are fetched meanwhile: else memory would idle from this block's last row to the next one's first.
+  // The block two after this one is fetched meanwhile: else memory would idle from this block's last row to the next's first,
+  // and one block ahead was measured to be too late.
   static void scores(Step& s, T* padded) {
     s.top = V::set1(kNoScore);
     for (int j = 0; j < s.n; j += W) {
       const T* rows = whole_rows(s.k.x, j, s.n, s.dim, padded);
-      if (j < s.next) {
-        int fetch = s.next - j < W ? s.next - j : W;
-        prefetch(s.k.x + ptrdiff_t(s.n + j) * s.dim, fetch * s.dim);
-        if (s.v.x != s.k.x) prefetch(s.v.x + ptrdiff_t(s.n + j) * s.dim, fetch * s.dim);
+      if (j < s.fetch) {
+        int rows_ahead = s.fetch - j < W ? s.fetch - j : W;
+        prefetch(s.k.x + ptrdiff_t(2 * kBlockKeys + j) * s.dim, rows_ahead * s.dim);
+        if (s.v.x != s.k.x) prefetch(s.v.x + ptrdiff_t(2 * kBlockKeys + j) * s.dim, rows_ahead * s.dim);
       }
       F x;
       if constexpr (kInt8 && V::kIntegerDot)
@@ -302,7 +303,7 @@ struct Kernel {
     int count = 0;
     for (int key = item.key0; key < item.key1; key += kBlockKeys) {
       int n = item.key1 - key < kBlockKeys ? item.key1 - key : kBlockKeys;
-      int next = item.key1 - key - n < kBlockKeys ? item.key1 - key - n : kBlockKeys;
+      int left = item.key1 - key - 2 * kBlockKeys, fetch = left < kBlockKeys ? left : kBlockKeys;
       for (int r = 0; r < item.n_row; r++) {
         int visible = a.position + (item.row0 + r) / group + 1 - key;
         if (visible <= 0) continue;
@@ -310,7 +311,7 @@ struct Kernel {
         s.q = queries + size_t(r) * stride;
         s.k = {k.x + ptrdiff_t(key) * dim, kInt8 ? k.scale + key : nullptr};
         s.v = {v.x + ptrdiff_t(key) * dim, kInt8 ? v.scale + key : nullptr};
-        s.n = visible < n ? visible : n, s.next = r == 0 ? next : 0, s.dim = dim;
+        s.n = visible < n ? visible : n, s.fetch = r == 0 ? fetch : 0, s.dim = dim;
         s.max = item.max + r, s.sum = item.sum + r, s.acc = item.acc + ptrdiff_t(r) * dim;
         if (count > 0) weights(before);
         scores(s, padded);
