@@ -53,17 +53,19 @@ void attend(const edgeqkv_attention_args& a, const Item& item) {
   const void* v_cache = a.v ? a.v_cache : a.k_cache;
   const float* v_scale = a.v ? a.v_scale : a.k_scale;
   int group = a.n_head / a.n_kv_head, n = a.head_dim;
-  float log2e = 1.44269504f;
+  double log2e = 1.4426950408889634;
   for (int r = 0; r < item.n_row; r++) {
     int token = (item.row0 + r) / group, head = item.kv_head * group + (item.row0 + r) % group;
     const float* q = a.q + (size_t(token) * size_t(a.n_head) + size_t(head)) * size_t(n);
     float* acc = item.acc + size_t(r) * size_t(n);
-    float max = kNoScore, sum = 0;
+    float max = kNoScore;
+    double sum = 0;
     for (int d = 0; d < n; d++) acc[d] = 0;
     for (int key = item.key0; key < item.key1 && key <= a.position + token; key++) {
       size_t row = row_index(a, item.kv_head, key);
-      float score = 0;
-      for (int d = 0; d < n; d++) score += q[d] * a.scale * log2e * read(a, a.k_cache, a.k_scale, row, d);
+      double dot = 0;  // a long sum in one chain; the vector paths have one for each lane
+      for (int d = 0; d < n; d++) dot += double(q[d]) * read(a, a.k_cache, a.k_scale, row, d);
+      float score = float(dot * a.scale * log2e);
       float new_max = score > max ? score : max;  // a NaN score leaves max alone and reaches sum through weight
       float keep = std::exp2(max - new_max), weight = std::exp2(score - new_max);
       for (int d = 0; d < n; d++) acc[d] = acc[d] * keep + weight * read(a, v_cache, v_scale, row, d);
@@ -71,7 +73,7 @@ void attend(const edgeqkv_attention_args& a, const Item& item) {
       max = new_max;
     }
     item.max[r] = max;
-    item.sum[r] = sum;
+    item.sum[r] = float(sum);
   }
 }
 

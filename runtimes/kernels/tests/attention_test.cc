@@ -6,7 +6,9 @@
 // With |v' - v| <= max|v|/254 and sum p'_j = 1:
 //   |out' - out| <= sum |p'_j - p_j| |v_j| + sum p'_j |v'_j - v_j| <= (exp(2 Delta) - 1) sum p_j |v_j| + max|v| / 254.
 // That is against k and v themselves. Against what the cache holds only arithmetic is left, plus, on the paths with integer
-// dot products, the query's 16 bits: |q' - q| <= max|q| / 65024, so Delta_q = c |k'|_1 max|q| / 65024 in the same formula.
+// dot products, the query's 16 bits: |q' - q| <= max|q| / 65024, so Delta_q = c |k'|_1 max|q| / 65024 in the same formula. Where
+// weights are integers too (AVX-512), each weight w_j = p_j scale_j is off by max w / 131070, the values being integers i_j:
+// |out' - out| <= max w / 131070 * sum |i_j|.
 #include "problem.h"
 
 namespace {
@@ -31,7 +33,8 @@ void check_out(const Problem& p, const Result& r, int isa, const Reference& exac
   } else {
     worst_int8 = std::max(worst_int8, error);
     for (size_t i = 0; i < r.out.size(); i++) {
-      double bound = std::expm1(2 * exact.score_slack) * exact.absolute[i] + exact.value_slack + kArithmetic * exact.absolute[i];
+      double bound = std::expm1(2 * exact.score_slack) * exact.absolute[i] + exact.value_slack +
+                     rounded.weight_slack[i] + (std::expm1(2 * rounded.query_slack) + kArithmetic) * exact.absolute[i];
       CHECK(std::fabs(r.out[i] - exact.out[i]) <= bound, "%g, bound %g, %s, %s", r.out[i] - exact.out[i], bound, path,
             p.name().c_str());
     }
@@ -40,6 +43,7 @@ void check_out(const Problem& p, const Result& r, int isa, const Reference& exac
   double slack = integer_query(p, isa) ? std::expm1(2 * rounded.query_slack) : 0;
   for (size_t i = 0; i < r.out.size(); i++) {
     double bound = (slack + kArithmetic) * rounded.absolute[i];
+    if (p.dtype == EDGEQKV_INT8 && isa == EDGEQKV_ISA_AVX512) bound += rounded.weight_slack[i];
     CHECK(std::fabs(r.out[i] - rounded.out[i]) <= bound, "%g, bound %g, %s, %s", r.out[i] - rounded.out[i], bound, path,
           p.name().c_str());
   }

@@ -160,6 +160,7 @@ inline Result run(const Problem& p, int isa, int threads = 0) {
 struct Reference {
   std::vector<double> out;       // [n_token, n_head, head_dim]
   std::vector<double> absolute;  // the same with |v|: sum_j p_j |v_j|
+  std::vector<double> weight_slack;  // what weights of 16 bits may do to `out`, see attention_test.cc; int8 only
   double score_slack = 0;        // Delta of attention_test.cc for the int8 keys, largest over all queries and keys
   double query_slack = 0;        // the same for a query of 16 bits
   double value_slack = 0;        // largest |v - stored v| that rounding to int8 allows
@@ -170,8 +171,9 @@ inline Reference reference(const Problem& p, bool rounded) {
   Reference ref;
   size_t n = size_t(p.head_dim), group = size_t(p.n_head / p.n_kv_head);
   int positions = p.depth + p.n_token;
-  auto tensor = [&](const std::vector<float>& x, std::vector<double>& y) {
+  auto tensor = [&](const std::vector<float>& x, std::vector<double>& y, std::vector<double>& scales) {
     y.resize(x.size());
+    scales.resize(x.size() / n);
     for (size_t row = 0; row < x.size() / n; row++)
       for (size_t d = 0; d < n; d++) {
         float scale = 1;
@@ -180,13 +182,15 @@ inline Reference reference(const Problem& p, bool rounded) {
         if (p.dtype == EDGEQKV_INT8) {
           stored(p.dtype, &x[row * n], p.head_dim, int(d), &scale);
           ref.value_slack = std::max(ref.value_slack, double(scale) / 2);
+          scales[row] = scale;
         }
       }
   };
-  std::vector<double> k, v;
-  tensor(p.k, k);
-  tensor(p.separate_v ? p.v : p.k, v);
+  std::vector<double> k, v, k_scales, v_scales;
+  tensor(p.k, k, k_scales);
+  tensor(p.separate_v ? p.v : p.k, v, v_scales);
   ref.out.resize(p.q.size());
+  ref.weight_slack.resize(p.q.size());
   ref.absolute.resize(p.q.size());
   std::vector<double> weight(static_cast<size_t>(positions));
   for (int t = 0; t < p.n_token; t++)
@@ -212,12 +216,16 @@ inline Reference reference(const Problem& p, bool rounded) {
         ref.query_slack = std::max(ref.query_slack, c * k_sum * q_max / 65024);
       }
       for (int j = 0; j < seen; j++) sum += weight[size_t(j)] = std::exp(weight[size_t(j)] - max);
+      auto scale_of = [&](int j) { return v_scales[p.kv_index(j, kv_head, 0) / n]; };
+      double largest = 0;
+      for (int j = 0; j < seen; j++) largest = std::max(largest, weight[size_t(j)] / sum * scale_of(j));
       for (size_t d = 0; d < n; d++) {
         double x = 0, y = 0;
         for (int j = 0; j < seen; j++) {
-          double value = v[p.kv_index(j, kv_head, int(d))] * weight[size_t(j)] / sum;
-          x += value;
-          y += std::fabs(value);
+          double value = v[p.kv_index(j, kv_head, int(d))];
+          x += value * weight[size_t(j)] / sum;
+          y += std::fabs(value * weight[size_t(j)] / sum);
+          if (scale_of(j) > 0) ref.weight_slack[at + d] += std::fabs(value / scale_of(j)) * largest / 131070;
         }
         ref.out[at + d] = x;
         ref.absolute[at + d] = y;
