@@ -1,8 +1,9 @@
 """The attention kernel, through its C interface, against float64 numpy over random shapes, depths and values.
 
-Bounds: those of runtimes/kernels/tests/attention_test.cc, where they are derived. fp32 holds 1e-5 while entries are of size 1. A
-score is a float32 sum of n = head_dim products, off by up to (n + 3) 2^-24 sum |q k| / sqrt(n) in any order of adding (Higham,
-Accuracy and Stability of Numerical Algorithms, section 3.1), which grows with the entries' square: larger ones are held to that.
+Bounds: those of runtimes/kernels/tests/attention_test.cc, where they are derived. fp32 holds 1e-5 while entries are of size 1.
+A score is a float32 sum of n = head_dim products, off by up to (n + 3) 2^-24 sum |q k| / sqrt(n) in any order of adding
+(Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). That grows with the square of the entries: larger ones
+are held to it.
 """
 
 import ctypes
