@@ -202,23 +202,22 @@ struct Kernel {
   struct Step {
     const float* q;
     Rows<T> k, v;
-    int n, fetch, dim;        // rows of the block, and of the block two after it
+    int n, ahead, fetch, dim; // rows of the block; rows from its first to what is fetched meanwhile, and how many those are
     float *max, *sum, *acc;   // the query row's state
     F top;                    // largest scores
     float weight[kBlockKeys]; // scores at first
     PackedWeights packed;
   };
 
-  // The block two after this one is fetched meanwhile: else memory would idle from this block's last row to the next's first,
-  // and one block ahead was measured to be too late.
+  // A later block is fetched meanwhile: else memory would idle from this block's last row to the next one's first.
   static void scores(Step& s, T* padded) {
     s.top = V::set1(kNoScore);
     for (int j = 0; j < s.n; j += W) {
       const T* rows = whole_rows(s.k.x, j, s.n, s.dim, padded);
       if (j < s.fetch) {
         int rows_ahead = s.fetch - j < W ? s.fetch - j : W;
-        prefetch(s.k.x + ptrdiff_t(2 * kBlockKeys + j) * s.dim, rows_ahead * s.dim);
-        if (s.v.x != s.k.x) prefetch(s.v.x + ptrdiff_t(2 * kBlockKeys + j) * s.dim, rows_ahead * s.dim);
+        prefetch(s.k.x + ptrdiff_t(s.ahead + j) * s.dim, rows_ahead * s.dim);
+        if (s.v.x != s.k.x) prefetch(s.v.x + ptrdiff_t(s.ahead + j) * s.dim, rows_ahead * s.dim);
       }
       F x;
       if constexpr (kInt8 && V::kIntegerDot)
@@ -301,9 +300,11 @@ struct Kernel {
     // them, come between them and the values that wait for them.
     Step step[2];
     int count = 0;
+    // Of whole blocks, 8 KB or the next: nearer comes too late, farther pushes this block out of L1 (both measured).
+    int block_bytes = kBlockKeys * dim * int(sizeof(T)), ahead = kBlockKeys * (block_bytes < 8192 ? 8192 / block_bytes : 1);
     for (int key = item.key0; key < item.key1; key += kBlockKeys) {
       int n = item.key1 - key < kBlockKeys ? item.key1 - key : kBlockKeys;
-      int left = item.key1 - key - 2 * kBlockKeys, fetch = left < kBlockKeys ? left : kBlockKeys;
+      int left = item.key1 - key - ahead, fetch = left < kBlockKeys ? left : kBlockKeys;
       for (int r = 0; r < item.n_row; r++) {
         int visible = a.position + (item.row0 + r) / group + 1 - key;
         if (visible <= 0) continue;
@@ -311,7 +312,7 @@ struct Kernel {
         s.q = queries + size_t(r) * stride;
         s.k = {k.x + ptrdiff_t(key) * dim, kInt8 ? k.scale + key : nullptr};
         s.v = {v.x + ptrdiff_t(key) * dim, kInt8 ? v.scale + key : nullptr};
-        s.n = visible < n ? visible : n, s.fetch = r == 0 ? fetch : 0, s.dim = dim;
+        s.n = visible < n ? visible : n, s.ahead = ahead, s.fetch = r == 0 ? fetch : 0, s.dim = dim;
         s.max = item.max + r, s.sum = item.sum + r, s.acc = item.acc + ptrdiff_t(r) * dim;
         if (count > 0) weights(before);
         scores(s, padded);
