@@ -1,6 +1,8 @@
 // One thread, one layer of 64-wide heads: the kernel against a plain read of the same cache, interleaved in one run.
 //
-//   attention_bench [decode|prefill] [path]
+//   attention_bench [decode|prefill|cached] [path]
+//
+// cached: decode over one small cache that stays in the core's own cache, which shows the arithmetic without the memory.
 //
 // A round times each case once, one after the other, on the next of several caches that together exceed the last-level cache,
 // as they do between two tokens of a model. What is printed of the rounds: minimum, median, and the spread (90th less 10th
@@ -60,11 +62,11 @@ double time_of(F run) {
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
 
-Case make_case(int n_head, int n_kv_head, int depth, int n_token, int dtype, bool separate_v) {
+Case make_case(int n_head, int n_kv_head, int depth, int n_token, int dtype, bool separate_v, size_t footprint) {
   Case c = {n_head, n_kv_head, depth, n_token, dtype, separate_v, {}, {}, {}, {}, {}, {}, {}, {}};
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
-  size_t copies = n_token > 1 ? 1 : std::max<size_t>(1, kFootprint / c.bytes());
+  size_t copies = std::max<size_t>(1, footprint / c.bytes());
   size_t rows = size_t(n_kv_head) * size_t(depth + n_token), row_bytes = size_t(kDim) * (dtype == EDGEQKV_FP32 ? 4 : dtype == EDGEQKV_FP16 ? 2 : 1);
   std::vector<uint8_t> cache(rows * row_bytes);
   for (size_t i = 0; i < rows * kDim; i++) {
@@ -132,7 +134,7 @@ void print(const Case& c) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  bool prefill = argc > 1 && !std::strcmp(argv[1], "prefill");
+  bool prefill = argc > 1 && !std::strcmp(argv[1], "prefill"), cached = argc > 1 && !std::strcmp(argv[1], "cached");
   int isa = EDGEQKV_ISA_AUTO;
   for (int i = EDGEQKV_ISA_SCALAR; argc > 2 && i <= EDGEQKV_ISA_NEON_DOT; i++)
     if (!std::strcmp(argv[2], edgeqkv_attention_isa_name(i))) isa = i;
@@ -146,18 +148,24 @@ int main(int argc, char** argv) {
   for (int dtype : dtypes)
     if (prefill) {
       for (int n_kv_head : {16, 4, 1})
-        for (int depth : {0, 1536}) cases.push_back(make_case(16, n_kv_head, depth, 512, dtype, false));
+        for (int depth : {0, 1536}) cases.push_back(make_case(16, n_kv_head, depth, 512, dtype, false, 0));
+    } else if (cached) {
+      for (int n_head : {1, 4, 16}) cases.push_back(make_case(n_head, 1, 1023, 1, dtype, false, 0));
     } else {
-      cases.push_back(make_case(16, 16, 8191, 1, dtype, false));
-      cases.push_back(make_case(16, 16, 2047, 1, dtype, false));
-      cases.push_back(make_case(16, 16, 2047, 1, dtype, true));
-      cases.push_back(make_case(16, 4, 8191, 1, dtype, false));
-      cases.push_back(make_case(16, 1, 8191, 1, dtype, false));
-      cases.push_back(make_case(1, 1, 8191, 1, dtype, false));
+      cases.push_back(make_case(16, 16, 8191, 1, dtype, false, kFootprint));
+      cases.push_back(make_case(16, 16, 2047, 1, dtype, false, kFootprint));
+      cases.push_back(make_case(16, 16, 2047, 1, dtype, true, kFootprint));
+      cases.push_back(make_case(16, 4, 8191, 1, dtype, false, kFootprint));
+      cases.push_back(make_case(16, 1, 8191, 1, dtype, false, kFootprint));
+      cases.push_back(make_case(1, 1, 8191, 1, dtype, false, kFootprint));
     }
-  int rounds = prefill ? 9 : 41;
+  int rounds = prefill ? 9 : cached ? 2001 : 41;
   for (int round = 0; round < rounds; round++)
-    for (Case& c : cases) round_of(c, size_t(round), isa);
+    for (Case& c : cases) {
+      // The first call of a cached case brings it in, and is not kept.
+      if (cached) round_of(c, size_t(round), isa), c.microseconds.pop_back(), c.read_microseconds.pop_back();
+      round_of(c, size_t(round), isa);
+    }
   std::printf("path %s, one thread, head_dim %d, %d rounds; times in us\n", edgeqkv_attention_isa_name(isa), kDim, rounds);
   std::printf("cache dtype heads/kv depth+new       min    median spread%s\n",
               prefill ? "" : "     GB/s plain read     GB/s  of read");
