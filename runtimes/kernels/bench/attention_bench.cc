@@ -67,7 +67,8 @@ Case make_case(int n_head, int n_kv_head, int depth, int n_token, int dtype, boo
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   size_t copies = std::max<size_t>(1, footprint / c.bytes());
-  size_t rows = size_t(n_kv_head) * size_t(depth + n_token), row_bytes = size_t(kDim) * (dtype == EDGEQKV_FP32 ? 4 : dtype == EDGEQKV_FP16 ? 2 : 1);
+  size_t rows = size_t(n_kv_head) * size_t(depth + n_token);
+  size_t row_bytes = size_t(kDim) * (dtype == EDGEQKV_FP32 ? 4 : dtype == EDGEQKV_FP16 ? 2 : 1);
   std::vector<uint8_t> cache(rows * row_bytes);
   for (size_t i = 0; i < rows * kDim; i++) {
     float x = normal(random);

@@ -6,7 +6,8 @@
  *               with j = 0 .. position + t (causal, the rows just written included) and g = h / (n_head / n_kv_head).
  * n_token = 1 is a decode step, n_token > 1 a prefill after any depth. With v = NULL the value is the key (a K-only cache):
  * one tensor, and each of its rows comes from memory once, for the score and for the value. Softmax is computed online
- * (Milakov and Gimelshein, arXiv 1805.02867), in fp32, on the rows as they are stored.
+ * (Milakov and Gimelshein, arXiv 1805.02867), in fp32, on the rows as they are stored. Over an int8 cache, AVX-512 (query and
+ * softmax weights) and NEON with dot product (query) may round to 16 bits, a small part of what the cache's 8 bits do.
  *
  * Tensors. All are dense and row-major, innermost dimension last; no padding, no stride but what the shape says.
  *   q, out            float32 [n_token, n_head, head_dim]
@@ -24,7 +25,7 @@
  * Threads. Without `parallel_for` everything runs on the calling thread. With it, work is cut over KV heads, over blocks of
  * query rows and, where these are too few for `n_thread`, over the sequence (the partial softmax states are merged), so
  * results may differ in the last bits from one `n_thread` to another. Calls on different caches may run at the same time;
- * calls on one cache may not. Scratch memory (about 0.1 MB for each thread) is allocated at a thread's first call and kept.
+ * calls on one cache may not. Scratch memory (0.06 MB a thread at head_dim 64) is allocated at a thread's first call and kept.
  */
 #ifndef EDGEQKV_ATTENTION_H
 #define EDGEQKV_ATTENTION_H

@@ -436,7 +436,8 @@ struct Kernel {
         int hidden = (key + j - a.position) * group - item.row0;
         for (int r = 0; r < hidden && r < item.n_row; r++) tile.score[j * kBlockRows + r] = -__builtin_inff();
       }
-      for (c = 0; c < n_vec; c++) softmax(tile.score + c * W, kInt8 ? v.scale + key : nullptr, n, max + c * W, sum + c * W, keep + c * W);
+      const float* v_scale = kInt8 ? v.scale + key : nullptr;
+      for (c = 0; c < n_vec; c++) softmax(tile.score + c * W, v_scale, n, max + c * W, sum + c * W, keep + c * W);
 
       int r = 0;
       while (r < item.n_row) {

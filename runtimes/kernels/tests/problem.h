@@ -132,7 +132,9 @@ inline void fill_history(const Problem& p, const std::vector<float>& x, std::vec
         float single = row[d];
         uint16_t half = p.dtype == EDGEQKV_FP16 ? fp16_bits(value) : uint16_t(0);
         int8_t byte = p.dtype == EDGEQKV_INT8 ? int8_t(value) : int8_t(0);
-        std::memcpy(to, p.dtype == EDGEQKV_FP32 ? static_cast<void*>(&single) : p.dtype == EDGEQKV_FP16 ? static_cast<void*>(&half) : &byte, bytes);
+        if (p.dtype == EDGEQKV_FP32) std::memcpy(to, &single, bytes);
+        if (p.dtype == EDGEQKV_FP16) std::memcpy(to, &half, bytes);
+        if (p.dtype == EDGEQKV_INT8) std::memcpy(to, &byte, bytes);
       }
       if (p.dtype == EDGEQKV_INT8) scales[p.cache_index(g, j)] = finite ? scale : NAN;
     }
