@@ -1,0 +1,174 @@
+// One thread, one layer of 64-wide heads: the kernel against a plain read of the same cache, interleaved in one run.
+//
+//   attention_bench [decode|prefill|cached] [path]
+//
+// cached: decode over one small cache that stays in the core's own cache, which shows the arithmetic without the memory.
+//
+// A round times each case once, one after the other, on the next of several caches that together exceed the last-level cache,
+// as they do between two tokens of a model. What is printed of the rounds: minimum, median, and the spread (90th less 10th
+// percentile, as a share of the median). GB/s counts each cached byte once, scales included (10^9 bytes, at the median).
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "edgeqkv_attention.h"
+
+namespace {
+
+constexpr int kDim = 64;
+constexpr size_t kFootprint = size_t(96) << 20;  // bytes of the caches of one case: no last-level cache share holds them
+
+struct Case {
+  int n_head, n_kv_head, depth, n_token, dtype;
+  bool separate_v;
+  std::vector<std::vector<uint8_t>> caches, v_caches;
+  std::vector<std::vector<float>> scales;
+  std::vector<float> q, k, out;
+  std::vector<double> microseconds, read_microseconds;
+
+  size_t bytes() const {  // that one call reads
+    size_t rows = size_t(n_kv_head) * size_t(depth + n_token);
+    size_t row = size_t(kDim) * (dtype == EDGEQKV_FP32 ? 4 : dtype == EDGEQKV_FP16 ? 2 : 1);
+    return rows * (row + (dtype == EDGEQKV_INT8 ? 4 : 0)) * (separate_v ? 2 : 1);
+  }
+};
+
+// Sums 64-bit words in eight chains, which the compiler turns into wide loads.
+template <class T>
+uint64_t plain_read(const std::vector<T>& x) {
+  uint64_t sum[8] = {};
+  const char* p = reinterpret_cast<const char*>(x.data());
+  for (size_t i = 0; i + 64 <= x.size() * sizeof(T); i += 64)
+    for (size_t c = 0; c < 8; c++) {
+      uint64_t word;
+      std::memcpy(&word, p + i + 8 * c, 8);
+      sum[c] += word;
+    }
+  return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
+}
+
+volatile uint64_t sink;  // keeps the reads
+
+template <class F>
+double time_of(F run) {
+  auto start = std::chrono::steady_clock::now();
+  run();
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+}
+
+Case make_case(int n_head, int n_kv_head, int depth, int n_token, int dtype, bool separate_v, size_t footprint) {
+  Case c = {n_head, n_kv_head, depth, n_token, dtype, separate_v, {}, {}, {}, {}, {}, {}, {}, {}};
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  size_t copies = std::max<size_t>(1, footprint / c.bytes());
+  size_t rows = size_t(n_kv_head) * size_t(depth + n_token);
+  size_t row_bytes = size_t(kDim) * (dtype == EDGEQKV_FP32 ? 4 : dtype == EDGEQKV_FP16 ? 2 : 1);
+  std::vector<uint8_t> cache(rows * row_bytes);
+  for (size_t i = 0; i < rows * kDim; i++) {
+    float x = normal(random);
+    int8_t byte = int8_t(std::max(-127.0f, std::min(127.0f, 40 * x)));
+    uint16_t half = uint16_t(0x3000 | (random() & 0x8fff));  // +-0.125 .. 0.5 and beyond; any finite value does
+    if (dtype == EDGEQKV_FP32) std::memcpy(&cache[i * 4], &x, 4);
+    if (dtype == EDGEQKV_FP16) std::memcpy(&cache[i * 2], &half, 2);
+    if (dtype == EDGEQKV_INT8) cache[i] = uint8_t(byte);
+  }
+  c.caches.assign(copies, cache);
+  if (separate_v) c.v_caches.assign(copies, cache);
+  c.scales.assign(copies, std::vector<float>(rows, 1.0f / 40));
+  c.q.resize(size_t(n_token) * size_t(n_head) * kDim);
+  c.k.resize(size_t(n_token) * size_t(n_kv_head) * kDim);
+  c.out.resize(c.q.size());
+  for (auto* x : {&c.q, &c.k})
+    for (float& y : *x) y = normal(random);
+  return c;
+}
+
+void round_of(Case& c, size_t round, int isa) {
+  size_t i = round % c.caches.size();
+  edgeqkv_attention_args a = {};
+  a.n_head = c.n_head, a.n_kv_head = c.n_kv_head, a.head_dim = kDim, a.capacity = c.depth + c.n_token;
+  a.position = c.depth, a.n_token = c.n_token, a.dtype = c.dtype, a.isa = isa;
+  a.q = c.q.data(), a.k = c.k.data(), a.out = c.out.data();
+  a.k_cache = c.caches[i].data(), a.k_scale = c.scales[i].data();
+  if (c.separate_v) a.v = c.k.data(), a.v_cache = c.v_caches[i].data(), a.v_scale = c.scales[i].data();
+  int error = 0;
+  double t = time_of([&] { error = edgeqkv_attention(&a, nullptr, nullptr, 0); });
+  if (error) std::exit(std::printf("error %d\n", error));
+  c.microseconds.push_back(t);
+  if (c.n_token > 1) return;
+  // Another copy than the kernel just read.
+  size_t j = (i + c.caches.size() / 2) % c.caches.size();
+  c.read_microseconds.push_back(time_of([&] {
+    sink = plain_read(c.caches[j]);
+    if (c.separate_v) sink = sink + plain_read(c.v_caches[j]);
+    if (c.dtype == EDGEQKV_INT8) sink = sink + plain_read(c.scales[j]);
+  }));
+}
+
+double percentile(std::vector<double> x, double p) {
+  std::sort(x.begin(), x.end());
+  return x[size_t(p * double(x.size() - 1) + 0.5)];
+}
+
+void print(const Case& c) {
+  const char* dtypes[] = {"fp32", "fp16", "int8"};
+  double median = percentile(c.microseconds, 0.5);
+  double spread = (percentile(c.microseconds, 0.9) - percentile(c.microseconds, 0.1)) / median * 100;
+  std::printf("%-5s %-5s %2d/%-2d %6d+%-4d %9.1f %9.1f %5.0f%%", c.separate_v ? "k,v" : "k", dtypes[c.dtype], c.n_head, c.n_kv_head,
+              c.depth, c.n_token, percentile(c.microseconds, 0), median, spread);
+  if (c.n_token == 1) {
+    double read = percentile(c.read_microseconds, 0.5), gb = double(c.bytes()) / 1e3;
+    std::printf(" %8.2f %9.1f %8.2f %6.0f%%", gb / median, read, gb / read, 100 * read / median);
+  } else {  // two products of head_dim for each query row and position that it sees
+    double pairs = double(c.n_token) * (c.depth + (c.n_token + 1) / 2.0) * c.n_head;
+    std::printf(" %8.2f Gflop/s", pairs * kDim * 4 / median / 1e3);
+  }
+  std::printf("\n");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  bool prefill = argc > 1 && !std::strcmp(argv[1], "prefill"), cached = argc > 1 && !std::strcmp(argv[1], "cached");
+  int isa = EDGEQKV_ISA_AUTO;
+  for (int i = EDGEQKV_ISA_SCALAR; argc > 2 && i <= EDGEQKV_ISA_NEON_DOT; i++)
+    if (!std::strcmp(argv[2], edgeqkv_attention_isa_name(i))) isa = i;
+  isa = edgeqkv_attention_isa(isa);
+  if (isa < 0 || (argc > 2 && std::strcmp(argv[2], edgeqkv_attention_isa_name(isa)))) {
+    std::fprintf(stderr, "no path %s here\n", argv[2]);
+    return 2;
+  }
+  std::vector<Case> cases;
+  const int dtypes[] = {EDGEQKV_INT8, EDGEQKV_FP16, EDGEQKV_FP32};
+  for (int dtype : dtypes)
+    if (prefill) {
+      for (int n_kv_head : {16, 4, 1})
+        for (int depth : {0, 1536}) cases.push_back(make_case(16, n_kv_head, depth, 512, dtype, false, 0));
+    } else if (cached) {
+      for (int n_head : {1, 4, 16}) cases.push_back(make_case(n_head, 1, 1023, 1, dtype, false, 0));
+    } else {
+      cases.push_back(make_case(16, 16, 8191, 1, dtype, false, kFootprint));
+      cases.push_back(make_case(16, 16, 2047, 1, dtype, false, kFootprint));
+      cases.push_back(make_case(16, 16, 2047, 1, dtype, true, kFootprint));
+      cases.push_back(make_case(16, 4, 8191, 1, dtype, false, kFootprint));
+      cases.push_back(make_case(16, 1, 8191, 1, dtype, false, kFootprint));
+      cases.push_back(make_case(1, 1, 8191, 1, dtype, false, kFootprint));
+    }
+  int rounds = prefill ? 9 : cached ? 2001 : 41;
+  for (int round = 0; round < rounds; round++)
+    for (Case& c : cases) {
+      // The first call of a cached case brings it in, and is not kept.
+      if (cached) round_of(c, size_t(round), isa), c.microseconds.pop_back(), c.read_microseconds.pop_back();
+      round_of(c, size_t(round), isa);
+    }
+  std::printf("path %s, one thread, head_dim %d, %d rounds; times in us\n", edgeqkv_attention_isa_name(isa), kDim, rounds);
+  std::printf("cache dtype heads/kv depth+new       min    median spread%s\n",
+              prefill ? "" : "     GB/s plain read     GB/s  of read");
+  for (const Case& c : cases) print(c);
+}

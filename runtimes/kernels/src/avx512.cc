@@ -1,0 +1,164 @@
+// AVX-512 with VNNI: 16 floats a register, int8 dot products in 16-bit integers.
+#include <immintrin.h>
+
+#include "kernel.h"
+
+namespace edgeqkv {
+namespace {
+
+struct Avx512 {
+  using F = __m512;
+  static constexpr int W = 16, kRows = 24, kAccRows = 4, kAccVecs = 4;
+  static constexpr bool kIntegerDot = true;
+
+  static F load(const float* p) { return _mm512_loadu_ps(p); }
+  static F load(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  static F load(const int8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  static void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+  static void store_fp16(uint16_t* p, F x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static F set1(float x) { return _mm512_set1_ps(x); }
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F abs(F a) { return _mm512_abs_ps(a); }
+  static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static F pow2(F n) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+  }
+
+  // A tree of shuffles: at each level two registers fold into one, and lanes end up in the order of the arguments.
+  static F sums(const F* x) {
+    F quad[4];
+    for (int i = 0; i < 4; i++) {
+      const F* y = x + 4 * i;
+      F ab = add(_mm512_unpacklo_ps(y[0], y[1]), _mm512_unpackhi_ps(y[0], y[1]));
+      F cd = add(_mm512_unpacklo_ps(y[2], y[3]), _mm512_unpackhi_ps(y[2], y[3]));
+      quad[i] = add(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    }
+    F lo = add(_mm512_shuffle_f32x4(quad[0], quad[1], 0x88), _mm512_shuffle_f32x4(quad[0], quad[1], 0xdd));
+    F hi = add(_mm512_shuffle_f32x4(quad[2], quad[3], 0x88), _mm512_shuffle_f32x4(quad[2], quad[3], 0xdd));
+    return add(_mm512_shuffle_f32x4(lo, hi, 0x88), _mm512_shuffle_f32x4(lo, hi, 0xdd));
+  }
+
+  // Integer d of the query, as 16-bit integers side by side.
+  static void pack(float* packed, int, int d, int value) { reinterpret_cast<int16_t*>(packed)[d] = int16_t(value); }
+
+  // The 32-bit sums hold: 32512 * 127 * 1024 < 2^32, and it is spread over 16 lanes.
+  static F dot_rows(const float* packed, const int8_t* k, int dim) {
+    const int16_t* q = reinterpret_cast<const int16_t*>(packed);
+    F sum[W];
+    EDGEQKV_UNROLL
+    for (int i = 0; i < W; i += 4) {
+      const int8_t* row = k + ptrdiff_t(i) * dim;
+      __m512i acc[4];
+      EDGEQKV_UNROLL
+      for (int r = 0; r < 4; r++) acc[r] = _mm512_setzero_si512();
+      int d = 0;
+      for (; d + 32 <= dim; d += 32) {
+        __m512i x = _mm512_loadu_si512(q + d);
+        EDGEQKV_UNROLL
+        for (int r = 0; r < 4; r++) {
+          __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + r * ptrdiff_t(dim) + d));
+          acc[r] = _mm512_dpwssd_epi32(acc[r], x, _mm512_cvtepi8_epi16(y));
+        }
+      }
+      if (d < dim) {  // 16 left
+        __m512i x = _mm512_maskz_loadu_epi16(0xffff, q + d);
+        EDGEQKV_UNROLL
+        for (int r = 0; r < 4; r++) {
+          __m256i y = _mm256_maskz_loadu_epi8(0xffff, row + r * ptrdiff_t(dim) + d);
+          acc[r] = _mm512_dpwssd_epi32(acc[r], x, _mm512_cvtepi8_epi16(y));
+        }
+      }
+      EDGEQKV_UNROLL
+      for (int r = 0; r < 4; r++) sum[i + r] = _mm512_cvtepi32_ps(acc[r]);
+    }
+    return sums(sum);
+  }
+
+  // Weights, all >= 0, rounded to 16 bits of the largest: an error of at most max weight / 131070 each. Not done if they have
+  // a NaN or infinity or are too small for the division.
+  static constexpr bool kIntegerWeights = true;
+  static void pack_weights(const float* weight, int n, PackedWeights& packed) {
+    F largest = set1(0), total = set1(0);
+    for (int j = 0; j < n; j += W) {
+      F w = _mm512_maskz_loadu_ps(lanes_below(n - j), weight + j);
+      largest = max(w, largest);
+      total = add(total, w);
+    }
+    float top = _mm512_reduce_max_ps(largest), sum = _mm512_reduce_add_ps(total);
+    packed.unit = top > 1e-30f && sum < 1e30f ? top / 65535 : 0;
+    F steps = set1(packed.unit != 0 ? 65535 / top : 0);
+    for (int j = 0; j < n; j += W) {
+      __m512i w = _mm512_cvtps_epi32(mul(_mm512_maskz_loadu_ps(lanes_below(n - j), weight + j), steps));
+      _mm_store_si128(reinterpret_cast<__m128i*>(packed.high + j), _mm512_cvtepi32_epi8(_mm512_srli_epi32(w, 8)));
+      _mm_store_si128(reinterpret_cast<__m128i*>(packed.low + j), _mm512_cvtepi32_epi8(w));
+    }
+  }
+
+  // acc[d] += sum_j weight[j] * v[j, d]. A weight is two bytes and four rows are interleaved, so that one VPDPBUSD multiplies
+  // 64 values by a byte of their weights. The 32-bit sums hold: 64 rows * 65535 * 127 < 2^31.
+  static void add_values(const int8_t* v, const PackedWeights& packed, int n, int dim, float* acc) {
+    F unit = set1(packed.unit);
+    for (int d = 0; d < dim; d += 64) {
+      __mmask64 mask = d + 64 <= dim ? ~__mmask64(0) : (__mmask64(1) << (dim - d)) - 1;
+      __m512i h[4], l[4];
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 4; i++) h[i] = l[i] = _mm512_setzero_si512();
+      int j = 0;
+      if (d + 64 <= dim)
+        for (; j + 4 <= n; j += 4) four_rows<true>(v + ptrdiff_t(j) * dim + d, dim, 4, mask, packed, j, h, l);
+      for (; j < n; j += 4) four_rows<false>(v + ptrdiff_t(j) * dim + d, dim, n - j, mask, packed, j, h, l);
+      F s[4];  // 128-bit lane L of s[i] holds dimensions 16 L + 4 i .. + 3: transpose the lanes
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 4; i++) s[i] = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(h[i], 8), l[i]));
+      F a = _mm512_shuffle_f32x4(s[0], s[1], 0x44), b = _mm512_shuffle_f32x4(s[0], s[1], 0xee);
+      F c = _mm512_shuffle_f32x4(s[2], s[3], 0x44), e = _mm512_shuffle_f32x4(s[2], s[3], 0xee);
+      F t[4] = {_mm512_shuffle_f32x4(a, c, 0x88), _mm512_shuffle_f32x4(a, c, 0xdd), _mm512_shuffle_f32x4(b, e, 0x88),
+                _mm512_shuffle_f32x4(b, e, 0xdd)};
+      for (int i = 0; i < 4 && d + 16 * i < dim; i++) store(acc + d + 16 * i, fma(unit, t[i], load(acc + d + 16 * i)));
+    }
+  }
+
+  // Rows from n on, and dimensions outside of the mask, are taken as zeros; kWhole promises that there are none.
+  template <bool kWhole>
+  static void four_rows(const int8_t* row, int dim, int n, __mmask64 mask, const PackedWeights& packed, int j, __m512i* h,
+                        __m512i* l) {
+    __m512i x[4], y[4];
+    EDGEQKV_UNROLL
+    for (int i = 0; i < 4; i++)
+      x[i] = kWhole ? _mm512_loadu_si512(row + i * ptrdiff_t(dim))
+                    : _mm512_maskz_loadu_epi8(i < n ? mask : 0, row + i * ptrdiff_t(dim));
+    __m512i ab = _mm512_unpacklo_epi8(x[0], x[1]), AB = _mm512_unpackhi_epi8(x[0], x[1]);
+    __m512i cd = _mm512_unpacklo_epi8(x[2], x[3]), CD = _mm512_unpackhi_epi8(x[2], x[3]);
+    y[0] = _mm512_unpacklo_epi16(ab, cd), y[1] = _mm512_unpackhi_epi16(ab, cd);
+    y[2] = _mm512_unpacklo_epi16(AB, CD), y[3] = _mm512_unpackhi_epi16(AB, CD);
+    __m512i high = four_bytes(packed.high + j), low = four_bytes(packed.low + j);
+    EDGEQKV_UNROLL
+    for (int i = 0; i < 4; i++) {
+      h[i] = _mm512_dpbusd_epi32(h[i], high, y[i]);
+      l[i] = _mm512_dpbusd_epi32(l[i], low, y[i]);
+    }
+  }
+
+  static __mmask16 lanes_below(int n) { return n >= W ? __mmask16(0xffff) : __mmask16((1u << n) - 1); }
+
+  static __m512i four_bytes(const uint8_t* p) {
+    int32_t x;
+    std::memcpy(&x, p, 4);
+    return _mm512_set1_epi32(x);
+  }
+};
+
+}  // namespace
+
+const Path kAvx512Path = {append<Avx512>, attend<Avx512>, scratch_floats<Avx512>};
+
+}  // namespace edgeqkv

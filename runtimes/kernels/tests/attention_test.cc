@@ -1,0 +1,126 @@
+// Every path against float64 attention, over shapes, depths and dtypes.
+//
+// The int8 bound. Let k' = k + e be the stored key, |e_d| <= s/2 = max|k|/254 (half a step; the header's rule), and
+// c = 1/sqrt(head_dim). A score moves by at most Delta = c |q|_1 max|k| / 254, over all keys of the row. Weights are
+// p_j = exp(s_j) / sum exp(s_i), so p'_j / p_j lies within exp(-2 Delta) .. exp(2 Delta): |p'_j - p_j| <= (exp(2 Delta) - 1) p_j.
+// With |v' - v| <= max|v|/254 and sum p'_j = 1:
+//   |out' - out| <= sum |p'_j - p_j| |v_j| + sum p'_j |v'_j - v_j| <= (exp(2 Delta) - 1) sum p_j |v_j| + max|v| / 254.
+// That is against k and v themselves. Against what the cache holds only arithmetic is left, plus, on the paths with integer
+// dot products, the query's 16 bits: |q' - q| <= max|q| / 65024, so Delta_q = c |k'|_1 max|q| / 65024 in the same formula. Where
+// weights are integers too (AVX-512), each weight w_j = p_j scale_j is off by max w / 131070, the values being integers i_j:
+// |out' - out| <= max w / 131070 * sum |i_j|.
+#include "problem.h"
+
+namespace {
+
+constexpr double kArithmetic = 1e-5;  // the fp32 requirement; sums of |p v| rather than of p v, so that signs cannot cancel
+
+bool integer_query(const Problem& p, int isa) {
+  return p.dtype == EDGEQKV_INT8 && (isa == EDGEQKV_ISA_AVX512 || isa == EDGEQKV_ISA_NEON_DOT);
+}
+
+double worst_fp32 = 0, worst_fp16 = 0, worst_int8 = 0;  // printed, so that a drift below the limits is seen too
+
+void check_out(const Problem& p, const Result& r, int isa, const Reference& exact, const Reference& rounded) {
+  const char* path = edgeqkv_attention_isa_name(isa);
+  double error = relative_error(p, r.out, exact.out);
+  if (p.dtype == EDGEQKV_FP32) {
+    CHECK(error <= 1e-5, "%g, %s, %s", error, path, p.name().c_str());
+    worst_fp32 = std::max(worst_fp32, error);
+  } else if (p.dtype == EDGEQKV_FP16) {
+    CHECK(error <= 2e-3, "%g, %s, %s", error, path, p.name().c_str());
+    worst_fp16 = std::max(worst_fp16, error);
+  } else {
+    worst_int8 = std::max(worst_int8, error);
+    for (size_t i = 0; i < r.out.size(); i++) {
+      double bound = std::expm1(2 * exact.score_slack) * exact.absolute[i] + exact.value_slack +
+                     rounded.weight_slack[i] + (std::expm1(2 * rounded.query_slack) + kArithmetic) * exact.absolute[i];
+      CHECK(std::fabs(r.out[i] - exact.out[i]) <= bound, "%g, bound %g, %s, %s", r.out[i] - exact.out[i], bound, path,
+            p.name().c_str());
+    }
+  }
+  // Against what the cache holds. A query's rounding errors are independent, so its worst case is far from reached.
+  double slack = integer_query(p, isa) ? std::expm1(2 * rounded.query_slack) : 0;
+  for (size_t i = 0; i < r.out.size(); i++) {
+    double bound = (slack + kArithmetic) * rounded.absolute[i];
+    if (p.dtype == EDGEQKV_INT8 && isa == EDGEQKV_ISA_AVX512) bound += rounded.weight_slack[i];
+    CHECK(std::fabs(r.out[i] - rounded.out[i]) <= bound, "%g, bound %g, %s, %s", r.out[i] - rounded.out[i], bound, path,
+          p.name().c_str());
+  }
+}
+
+double element(const Problem& p, const std::vector<uint8_t>& cache, size_t row, int d) {
+  size_t i = row * size_t(p.head_dim) + size_t(d);
+  if (p.dtype == EDGEQKV_INT8) return reinterpret_cast<const int8_t*>(cache.data())[i];
+  if (p.dtype == EDGEQKV_FP32) {
+    float x;
+    std::memcpy(&x, &cache[i * 4], 4);
+    return x;
+  }
+  uint16_t h;
+  std::memcpy(&h, &cache[i * 2], 2);
+  int exponent = h >> 10 & 31, mantissa = h & 1023;
+  double x = exponent == 31  ? (mantissa ? NAN : INFINITY)
+             : exponent == 0 ? std::ldexp(mantissa, -24)
+                             : std::ldexp(mantissa + 1024, exponent - 25);
+  return h & 0x8000 ? -x : x;
+}
+
+// The written rows hold exactly what the header says, the rows after them are untouched.
+void check_cache(const Problem& p, int isa, const std::vector<float>& x, const std::vector<uint8_t>& cache,
+                 const std::vector<float>& scales) {
+  const char* path = edgeqkv_attention_isa_name(isa);
+  size_t row_bytes = size_t(p.head_dim) * element_bytes(p.dtype);
+  for (int g = 0; g < p.n_kv_head; g++) {
+    for (int j = 0; j < p.depth + p.n_token; j++) {
+      float scale = -1;
+      for (int d = 0; d < p.head_dim; d++) {
+        double want = stored(p.dtype, &x[p.kv_index(j, g, 0)], p.head_dim, d, &scale);
+        double got = element(p, cache, p.cache_index(g, j), d);
+        CHECK(got == want, "head %d position %d dim %d: %g, want %g, %s, %s", g, j, d, got, want, path, p.name().c_str());
+      }
+      CHECK(scales[p.cache_index(g, j)] == scale, "head %d position %d, %s, %s", g, j, path, p.name().c_str());
+    }
+    for (int j = p.depth + p.n_token; j < p.capacity; j++) {
+      for (size_t b = 0; b < row_bytes; b++)
+        CHECK(cache[p.cache_index(g, j) * row_bytes + b] == kUntouched, "head %d position %d written, %s, %s", g, j, path,
+              p.name().c_str());
+      CHECK(scales[p.cache_index(g, j)] == -1, "scale of head %d position %d written, %s, %s", g, j, path, p.name().c_str());
+    }
+  }
+}
+
+void check(const Problem& p) {
+  Reference exact = reference(p, false), rounded = reference(p, true);
+  for (int isa : paths()) {
+    Result r = run(p, isa);
+    CHECK(r.error == EDGEQKV_OK, "error %d, %s", r.error, p.name().c_str());
+    check_out(p, r, isa, exact, rounded);
+    check_cache(p, isa, p.k, r.k_cache, r.k_scale);
+    if (p.separate_v) check_cache(p, isa, p.v, r.v_cache, r.v_scale);
+  }
+}
+
+}  // namespace
+
+int main() {
+  unsigned seed = 1;
+  const int dtypes[] = {EDGEQKV_FP32, EDGEQKV_FP16, EDGEQKV_INT8};
+  const int heads[][2] = {{1, 1}, {3, 3}, {6, 2}, {5, 1}, {7, 7}, {16, 1}, {24, 2}, {33, 1}};
+  for (int dtype : dtypes)
+    for (bool separate_v : {false, true}) {
+      for (int dim : {8, 24, 32, 64, 80, 96, 128, 136})
+        for (int n_token : {1, 5, 40}) check(random_problem(4, 2, dim, 111, 70, n_token, dtype, separate_v, seed++));
+      for (auto [n_head, n_kv_head] : heads)
+        for (int n_token : {1, 3, 37}) check(random_problem(n_head, n_kv_head, 32, 140, 101, n_token, dtype, separate_v, seed++));
+      const int capacity = 130;
+      for (int depth : {0, 1, 2, 63, 64, 65, capacity - 1})  // capacity - 1: the call fills the cache
+        for (int n_head : {2, 8, 34}) check(random_problem(n_head, 2, 16, capacity, depth, 1, dtype, separate_v, seed++));
+      check(random_problem(2, 2, 64, capacity, 0, capacity, dtype, separate_v, seed++));  // prefill up to capacity
+      check(random_problem(2, 1, 64, 1, 0, 1, dtype, separate_v, seed++));
+      check(random_problem(2, 1, 64, 1200, 1100, 1, dtype, separate_v, seed++));
+      check(random_problem(20, 1, 64, 700, 600, 4, dtype, separate_v, seed++));
+    }
+  std::printf("largest relative errors: fp32 %.2g, fp16 %.2g, int8 %.2g (of k and v as given)\n", worst_fp32, worst_fp16, worst_int8);
+  return finish("attention against float64");
+}
