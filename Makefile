@@ -7,11 +7,12 @@ DEMO := build/demo
 BENCH := build/bench
 STORY := --prompt "Once upon a time there was a little princess" --tokens 120 --temperature 0.6 --top-k 40 --seed 7
 
-.PHONY: help setup demo test lint format bench bench-attention clean
+.PHONY: help setup demo test kernels lint format bench bench-attention clean
 
 help:
 	@echo "make demo             set up, then export, verify, run and compare the models in models/"
 	@echo "make test             set up, then run every test"
+	@echo "make kernels          build the C++ attention kernel and run its tests (part of make test)"
 	@echo "make lint             ruff and mypy"
 	@echo "make format           let ruff format the code"
 	@echo "make bench            the 300M geometry with random weights: memory and speed, QKV against K-only"
@@ -45,8 +46,15 @@ demo: setup
 	@echo; echo "# Side by side"
 	@$(BIN)/edgeqkv bench $(MODELS:%=$(DEMO)/%) --results $(DEMO)/results.jsonl
 
-test: setup
+test: setup kernels
 	$(BIN)/python -m pytest
+
+kernels:
+	@command -v cmake >/dev/null && command -v g++ >/dev/null \
+		|| { echo "the kernel tests need the Debian packages cmake and g++: apt-get install cmake g++" >&2; exit 3; }
+	@cmake -S runtimes/kernels -B build/kernels >/dev/null
+	@cmake --build build/kernels --parallel 2 >/dev/null
+	ctest --test-dir build/kernels --output-on-failure
 
 lint: setup
 	$(BIN)/ruff check .
