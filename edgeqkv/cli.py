@@ -58,7 +58,7 @@ def inspect(
     c = seen.config
     print(f"{path}: {seen.kind}, {seen.variant}, {seen.parameters:,} parameters")
     print(
-        f"{c.n_layer} layers, d_model {c.d_model}, {c.n_head} heads of {c.head_dim}, {c.n_kv_head} KV heads, MLP {c.d_mlp}, "
+        f"{c.n_layer} layers, d_model {c.d_model}, {c.n_head} heads of {c.head_dim}, KV heads: {c.n_kv_head}, MLP {c.d_mlp}, "
         f"{c.n_positions} positions, {c.token_count} tokens in {c.vocab_size} rows, "
         f"{'with' if seen.has_tokenizer else 'no'} tokenizer"
     )

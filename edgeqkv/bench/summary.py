@@ -37,6 +37,7 @@ def _memory(records: Sequence[Record]) -> str:
         rows.append(
             [
                 _name(record),
+                mib(record.cache_bytes_analytic, 2),
                 mib(record.cache_bytes, 2),
                 mib(record.weights_bytes),
                 mib(end.peak_rss),
@@ -44,13 +45,13 @@ def _memory(records: Sequence[Record]) -> str:
                 f"{record.load_s * 1e3:,.0f}",
             ]
         )
-    return table(["variant", "cache MiB", "files MiB", "peak RSS MiB", f"private MiB at {depth}", "load ms"], rows)
+    return table(["variant", "cache MiB", "real", "files MiB", "peak RSS MiB", f"private MiB at {depth}", "load ms"], rows)
 
 
 def _speed(records: Sequence[Record]) -> str:
     prompt = records[0].first_token.tokens
     header = ["variant", f"first token ms ({prompt} prompt)", "prefill tokens/s"]
-    header += [f"ms/token at {timing.depth}: min, median, p90" for timing in records[0].decode]
+    header += [f"at {timing.depth}: ms/token min, median, p90; tokens/s" for timing in records[0].decode]
     rows = []
     for record in records:
         first = record.first_token.median
@@ -59,7 +60,8 @@ def _speed(records: Sequence[Record]) -> str:
 
 
 def _spread(timing: Timing) -> str:
-    return " ".join(f"{s * 1e3:.2f}" for s in (min(timing.seconds), timing.median, timing.quantile(90)))
+    milliseconds = (f"{s * 1e3:.2f}" for s in (min(timing.seconds), timing.median, timing.quantile(90)))
+    return f"{' '.join(milliseconds)}; {1 / timing.median:,.0f}"
 
 
 def _ratios(records: Sequence[Record]) -> str:
