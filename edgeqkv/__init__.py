@@ -18,16 +18,21 @@ __all__ = ["CacheFull", "EdgeQKVError", "MissingPackage", "export", "open", "ver
 
 
 def open(  # noqa: A001 - the name reads well where it is used: edgeqkv.open(...)
-    bundle: str | Path, runtime: str | None = None, threads: int | None = None, check: bool = True
+    bundle: str | Path,
+    runtime: str | None = None,
+    kernel: str | None = None,
+    threads: int | None = None,
+    check: bool = True,
 ) -> "Session":
     """Load a bundle and get a session that prefills and steps.
 
-    ``runtime`` is "onnx", or None for the only one in the bundle. ``threads`` None leaves the choice to the runtime. ``check``
-    compares every file with the sha256 in the manifest first. Raises :class:`EdgeQKVError`.
+    ``runtime`` is "onnx" and ``kernel`` "stock" (the operators that come with the runtime); None takes what the bundle has.
+    ``threads`` None leaves the choice to the runtime. ``check`` compares every file with the sha256 in the manifest first.
+    Raises :class:`EdgeQKVError`.
     """
     from edgeqkv.runtimes import open_bundle
 
-    return open_bundle(Path(bundle), runtime, threads, check)
+    return open_bundle(Path(bundle), runtime, kernel, threads, check)
 
 
 def verify(bundle: str | Path, against: str | Path, **options: Any) -> "list[Parity]":

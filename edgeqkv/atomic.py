@@ -11,17 +11,17 @@ from edgeqkv.errors import EdgeQKVError
 
 
 @contextmanager
-def atomic_folder(target: Path, owned_by: str) -> Iterator[Path]:
+def atomic_folder(target: Path, ours: tuple[str, ...] = ()) -> Iterator[Path]:
     """A new folder beside ``target`` that takes its place when the block ends well, and is removed when it does not.
 
-    An existing target is replaced only when it holds the file ``owned_by`` (so it is one of ours) or is empty.
+    A target that holds anything is replaced only when it has the entry ``ours[0]`` and none that ``ours`` does not name;
+    without ``ours``, never.
     """
-    target = Path(os.path.abspath(target))
+    target = Path(target).resolve()
     for path in (target, *target.parents):
         if path.exists() and not path.is_dir():
             raise EdgeQKVError(f"cannot write {target}: {path} is a file; name a folder to write to")
-    if target.is_dir() and any(target.iterdir()) and not (target / owned_by).exists():
-        raise EdgeQKVError(f"{target} holds other files and no {owned_by}, so it is not overwritten; name another folder")
+    refuse_to_replace(target, ours)
     with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -41,6 +41,13 @@ def atomic_folder(target: Path, owned_by: str) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def refuse_to_replace(target: Path, ours: tuple[str, ...] = ()) -> None:
+    """Raise :class:`EdgeQKVError` when :func:`atomic_folder` would not replace ``target``, to know before long work."""
+    held = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
+    if held and not (ours and ours[0] in held and held <= set(ours)):
+        raise EdgeQKVError(f"{target} exists and holds {min(held)}, so it is not replaced; remove it or name another folder")
 
 
 def atomic_write(target: Path, data: bytes) -> None:

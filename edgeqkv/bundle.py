@@ -1,18 +1,19 @@
 """The bundle: what export writes and every runtime reads. ``edgeqkv.json`` is the contract; its fields are these classes."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgeqkv.atomic import atomic_write
 from edgeqkv.cache import CacheDtype, CacheLayout
-from edgeqkv.config import ModelConfig
+from edgeqkv.config import ModelConfig, parameter_count
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import TOKENIZER, file_sha256
 from edgeqkv.strict import from_json, read_json, to_json
 
 FORMAT = 1
 MANIFEST = "edgeqkv.json"
+ENTRIES = (MANIFEST, TOKENIZER, "onnx")  # all that a bundle holds at its top
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,10 @@ class WeightsEntry:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output; a shape entry is a number or the name of a size that is free."""
+    """An input or output.
+
+    ``dtype`` is numpy's name ("float32", "int8", "int64"); a shape entry is a number or the name of a size that is free.
+    """
 
     name: str
     dtype: str
@@ -172,12 +176,37 @@ def read_bundle(folder: Path) -> Manifest:
     if version != FORMAT:
         raise EdgeQKVError(f"{path}: expected format {FORMAT}, found {version!r}")
     manifest = from_json(Manifest, data, str(path))
-    layout = manifest.cache_layout
-    if cache_entry(layout, manifest.cache.scales) != manifest.cache:
-        raise EdgeQKVError(f"{path}: the cache entry does not agree with the model's geometry; export the bundle again")
-    if sorted(manifest.cache.scales) != sorted(layout.names if layout.scales == "static" else []):
-        raise EdgeQKVError(f"{path}: the cache scales do not belong to the cache tensors; export the bundle again")
+    _check(manifest, str(path))
     return manifest
+
+
+def _check(manifest: Manifest, where: str) -> None:
+    """What the types do not say: the parts of a manifest have to agree, and every runtime relies on it."""
+    layout, model, cache = manifest.cache_layout, manifest.model, manifest.cache
+
+    def demand(holds: bool, what: str) -> None:
+        if not holds:
+            raise EdgeQKVError(f"{where}: {what}; export the bundle again")
+
+    expected = model.config.variant, parameter_count(model.config)
+    demand((model.variant, model.parameters) == expected, "variant or parameters do not agree with the configuration")
+    demand(cache_entry(layout, cache.scales) == cache, "the cache entry does not agree with the model's geometry")
+    width = layout.n_kv_head * layout.head_dim if layout.scales == "static" else 0
+    demand(
+        {name: len(scale) for name, scale in cache.scales.items()} == (dict.fromkeys(layout.names, width) if width else {}),
+        "the cache scales do not belong to the cache tensors",
+    )
+    for artifact in manifest.artifacts:
+        name = f"the {artifact.runtime} artifact"
+        demand(bool(artifact.files) and bool(artifact.entry_points), f"{name} has no files or no entry points")
+        inside = all(not PurePosixPath(f).is_absolute() and ".." not in PurePosixPath(f).parts for f in artifact.files)
+        demand(inside, f"{name} names files outside the bundle")
+        demand(artifact.prefill_chunk >= 1, f"{name} has a prefill_chunk below 1")
+        for entry in artifact.entry_points:
+            outputs = {port.name for port in entry.outputs} - {"logits"}
+            demand(set(layout.names) <= {port.name for port in entry.inputs}, f"{name} does not take the cache tensors")
+            demand(entry.aliases.keys() == outputs, f"{name} does not say where its cache outputs lie")
+            demand(set(entry.aliases.values()) == set(layout.names), f"{name} does not update every cache tensor")
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -197,10 +226,9 @@ def bundle_tokenizer(folder: Path, manifest: Manifest) -> Any:
     """The bundle's tokenizer; :class:`EdgeQKVError` when the model came without one."""
     if manifest.model.tokenizer_sha256 is None:
         raise EdgeQKVError(f"{folder} has no tokenizer, so it cannot take or write text; use --ids with token ids")
-    from edgeqkv.tokenizer import load_tokenizer
+    from edgeqkv.tokenizer import read_tokenizer
 
-    path = Path(folder) / TOKENIZER
-    return load_tokenizer(path.read_text(encoding="utf-8"), str(path))
+    return read_tokenizer(Path(folder) / TOKENIZER)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -41,7 +41,7 @@ def _grouped(n_head: int, groups: int | None) -> int | None:
 # The class that the paper calls GPT_KV is Q=K-V: its c_kv holds k, then v, and q is k.
 _FAMILIES = [
     _Attention("QKV", {"c_attn": ("q", "k", "v")}, _all_heads),
-    _Attention("Q-K=V", {"c_q": ("q",), "c_k": ("k",)}, lambda n_head, groups: groups or n_head),
+    _Attention("Q-K=V", {"c_q": ("q",), "c_k": ("k",)}, lambda n_head, groups: n_head if groups is None else groups),
     _Attention("Q=K-V", {"c_kv": ("k", "v")}, _all_heads),
     _Attention("Q=K=V", {"c_k": ("k",)}, _all_heads),
     _Attention("QKV", {"c_q": ("q",), "c_kv": ("k", "v")}, _grouped),
@@ -62,24 +62,24 @@ def read_checkpoint(path: Path, token_count: int | None = None) -> Model:
 
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "global" in str(error).lower():
+    except Exception as error:  # a damaged file can fail anywhere in the unpickler, with any exception
+        if isinstance(error, pickle.UnpicklingError) and re.search("unsupported|global", str(error), re.IGNORECASE):
             raise EdgeQKVError(
                 f"{path} is refused: it carries code or objects besides tensors, which could run on this machine; save "
                 "the state dict, model_config and plain values alone"
             ) from error
         raise EdgeQKVError(f"{path} is not a torch checkpoint, or is truncated ({_first_line(error)})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, IndexError) as error:
-        raise EdgeQKVError(f"{path} is not a torch checkpoint, or is truncated ({_first_line(error)})") from error
     if not isinstance(saved, dict) or not {"model_state_dict", "model_config"} <= saved.keys():
         raise EdgeQKVError(f"{path}: expected a dictionary with model_state_dict and model_config")
+    if not isinstance(saved["model_state_dict"], dict):
+        raise EdgeQKVError(f"{path}: model_state_dict is not a dictionary")
     state = {}
     for key, value in saved["model_state_dict"].items():
-        if not isinstance(value, torch.Tensor):
-            raise EdgeQKVError(f"{path}: model_state_dict[{key!r}] is not a tensor")
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+            raise EdgeQKVError(f"{path}: model_state_dict[{key!r}] is not a named dense tensor")
         name = key.removeprefix("module.")
         if not name.endswith(".attn.bias"):  # the causal mask, hundreds of MB over all layers
-            state[name] = value
+            state[name] = value.detach()
     try:
         config, kind = _config(saved["model_config"], state, token_count)
     except EdgeQKVError as error:
@@ -93,12 +93,11 @@ def import_checkpoint(path: Path, out: Path, tokenizer: Path | None = None, toke
     """Write a checkpoint as a model folder. ``tokenizer`` is a tokenizer.json; its vocabulary sets ``token_count``."""
     text = None
     if tokenizer is not None:
-        from edgeqkv.tokenizer import load_tokenizer
+        from edgeqkv.tokenizer import read_tokenizer
 
-        if not Path(tokenizer).is_file():
-            raise EdgeQKVError(f"{tokenizer} does not exist")
+        vocabulary = read_tokenizer(Path(tokenizer)).get_vocab_size()
         text = Path(tokenizer).read_text(encoding="utf-8")
-        token_count = token_count or load_tokenizer(text, str(tokenizer)).get_vocab_size()
+        token_count = vocabulary if token_count is None else token_count
     model = read_checkpoint(path, token_count)
     card = (
         f"# {model.config.variant}, imported\n\n{parameter_count(model.config):,} parameters, from the checkpoint "
@@ -112,22 +111,26 @@ def _config(saved: Any, state: dict[str, Any], token_count: int | None) -> tuple
     if not isinstance(saved, dict):
         raise EdgeQKVError("model_config is not a dictionary")
 
-    def field(name: str) -> Any:
+    def field(name: str) -> int:
         value = saved.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise EdgeQKVError(f"model_config.{name} is {'missing' if value is None else 'not a number'}")
+        if type(value) is not int or value < 1:
+            raise EdgeQKVError(f"model_config.{name} must be a whole number from 1, found {value!r}")
         return value
 
     for name, supported in (("use_bias", True), ("tie_word_embeddings", True)):
         if saved.get(name, supported) != supported:
             raise EdgeQKVError(f"model_config.{name} = {saved[name]} is not supported, only {supported}")
     keys = {m[1] for name in state if (m := re.fullmatch(r"h\.0\.attn\.(\w+)\.weight", name))} - {"c_proj"}
-    n_head, groups = field("n_head"), saved.get("n_kv_groups")
+    n_head, groups = field("n_head"), field("n_kv_groups") if "n_kv_groups" in saved else None
     for kind in _FAMILIES:
         n_kv_head = kind.kv_heads(n_head, groups) if kind.parts.keys() == keys else None
         if n_kv_head is None or not _rows_fit(kind, n_kv_head, field("n_embd") // n_head, field("n_embd"), state):
             continue
         vocab_size = field("vocab_size")
+        tokens = GPT2_TOKENS if vocab_size == GPT2_ROWS else vocab_size
+        eps = saved.get("layer_norm_epsilon")
+        if not isinstance(eps, float):
+            raise EdgeQKVError(f"model_config.layer_norm_epsilon must be a number, found {eps!r}")
         return ModelConfig(
             projections=kind.projections,
             n_layer=field("n_layer"),
@@ -137,9 +140,9 @@ def _config(saved: Any, state: dict[str, Any], token_count: int | None) -> tuple
             d_mlp=field("n_inner"),
             n_positions=field("n_positions"),
             vocab_size=vocab_size,
-            token_count=token_count or (GPT2_TOKENS if vocab_size == GPT2_ROWS else vocab_size),
+            token_count=tokens if token_count is None else token_count,
             positions="learned",
-            layer_norm_eps=float(field("layer_norm_epsilon")),
+            layer_norm_eps=eps,
         ), kind
     found = ", ".join(f"{key} {list(state[f'h.0.attn.{key}.weight'].shape)}" for key in sorted(keys)) or "none"
     raise EdgeQKVError(f"the attention keys ({found}) with n_head {n_head} and n_kv_groups {groups} fit no known variant")
@@ -148,7 +151,8 @@ def _config(saved: Any, state: dict[str, Any], token_count: int | None) -> tuple
 def _rows_fit(kind: _Attention, n_kv_head: int, head_dim: int, d_model: int, state: dict[str, Any]) -> bool:
     rows = {"q": d_model, "k": n_kv_head * head_dim, "v": n_kv_head * head_dim}
     return all(
-        state[f"h.0.attn.{key}.weight"].shape[0] == sum(rows[part] for part in parts) for key, parts in kind.parts.items()
+        list(state[f"h.0.attn.{key}.weight"].shape) == [sum(rows[part] for part in parts), d_model]
+        for key, parts in kind.parts.items()
     )
 
 
@@ -161,8 +165,8 @@ def _weights(config: ModelConfig, kind: _Attention, state: dict[str, Any], where
         fused = re.fullmatch(r"(h\.\d+\.attn)\.(\w+)\.(weight|bias)", name)
         if fused and fused[2] in kind.parts:
             parts = kind.parts[fused[2]]
-            if array.shape[0] != sum(rows[part] for part in parts):
-                raise EdgeQKVError(f"{where}: {name} has {array.shape[0]} rows, a {config.variant} model needs others")
+            if array.ndim == 0 or array.shape[0] != sum(rows[part] for part in parts):
+                raise EdgeQKVError(f"{where}: {name} has shape {list(array.shape)}, a {config.variant} model needs another")
             cuts = np.cumsum([rows[part] for part in parts])[:-1]
             for part, piece in zip(parts, np.split(array, cuts), strict=True):
                 weights[f"{fused[1]}.{part}.{fused[3]}"] = piece

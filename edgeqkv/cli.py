@@ -1,4 +1,7 @@
-"""The command line: results on stdout, progress on stderr; exit 0 done, 1 a check failed, 2 bad input, 3 lacking package."""
+"""The command line: results on stdout, progress on stderr.
+
+Exit codes: 0 done, 1 a check failed, 2 the input was wrong, 3 the environment lacks something, 70 a fault of ours.
+"""
 
 import dataclasses
 import json
@@ -91,11 +94,15 @@ def import_(
     out: Out,
     tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json to put beside it.")] = None,
     token_count: Annotated[int | None, typer.Option(help="Ids that may be sampled; the rest is padding.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Turn a training checkpoint into a model folder."""
     from edgeqkv.checkpoint import import_checkpoint
 
     config = import_checkpoint(checkpoint, out, tokenizer, token_count)
+    if as_json:
+        _print_json(config)
+        return
     print(f"{out}: {config.variant}, {config.n_layer} layers, d_model {config.d_model}, {config.token_count} tokens")
 
 
@@ -105,12 +112,16 @@ def new(
     variant: Annotated[str, typer.Option(help="QKV, GQA-g, MQA, Q-K=V, Q-GQA-g, Q-MQA, Q=K-V or Q=K=V.")],
     out: Out,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+    as_json: Json = False,
 ) -> None:
     """Write a model with random weights, for memory and latency work."""
     from edgeqkv.config import parameter_count
     from edgeqkv.presets import new_model
 
     config = new_model(preset, variant, out, seed)
+    if as_json:
+        _print_json(config)
+        return
     print(f"{out}: {config.variant}, {parameter_count(config):,} random parameters")
 
 
@@ -159,14 +170,15 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare a bundle with its PyTorch model, token by token; exit 1 when it is not the same function."""
-    from edgeqkv.parity import perplexity_percent
+    from edgeqkv.bundle import record_parity
+    from edgeqkv.parity import compare, perplexity_percent
     from edgeqkv.progress import progress_bar
     from edgeqkv.tables import table
 
     if tokens < 2:
         raise EdgeQKVError(f"--tokens must be at least 2, found {tokens}")
     with progress_bar("verify") as update:
-        results = edgeqkv.verify(bundle, against, text=text, tokens=tokens, progress=lambda d, t: update("", d, t))
+        results = compare(bundle, against, text, tokens, progress=lambda d, t: update("", d, t))
     if as_json:
         _print_json([result.record for result in results])
     else:
@@ -197,6 +209,7 @@ def verify(
         ]
         print(table(header, rows))
     for result in results:
+        record_parity(bundle, result.record)
         for failure in result.failures:
             print(f"edgeqkv: {result.record.runtime}: {failure}", file=sys.stderr)
     if any(result.failures for result in results):
@@ -214,9 +227,10 @@ def generate(
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     runtime: Annotated[str | None, typer.Option(help="onnx")] = None,
     threads: Annotated[int | None, typer.Option(help="By default the runtime's choice.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Stream a continuation of a prompt."""
-    from edgeqkv.bundle import bundle_tokenizer, read_bundle
+    from edgeqkv.bundle import bundle_tokenizer
     from edgeqkv.sampling import Sampler
     from edgeqkv.tokenizer import stream_text
 
@@ -225,24 +239,22 @@ def generate(
     if tokens is not None and tokens < 1:
         raise EdgeQKVError(f"--tokens must be at least 1, found {tokens}")
     sampler = Sampler(temperature, top_k, seed)
-    tokenizer = None
-    if prompt is not None:
-        tokenizer = bundle_tokenizer(bundle, read_bundle(bundle))
-        start = tokenizer.encode(prompt).ids
-        if not start:
-            raise EdgeQKVError("the prompt is empty; give at least one character")
-    else:
-        start = _parse_ids(ids or "")
     session = edgeqkv.open(bundle, runtime=runtime, threads=threads)
+    tokenizer = bundle_tokenizer(bundle, session.manifest) if prompt is not None else None
+    start = _encode(tokenizer, prompt) if prompt is not None else _parse_ids(ids or "")
     stream = session.generate(start, sampler, tokens)
-    if tokenizer is None:
+    if as_json:
+        written = list(stream)
+        text = None if tokenizer is None else tokenizer.decode(written)
+        print(json.dumps({"prompt_ids": start, "ids": written, "text": text}, ensure_ascii=False))
+    elif tokenizer is None:
         print(",".join(map(str, stream)))
-        return
-    sys.stdout.write(prompt or "")
-    for piece in stream_text(tokenizer, start, stream):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    else:
+        sys.stdout.write(prompt or "")
+        for piece in stream_text(tokenizer, start, stream):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
 
 
 @app.command()
@@ -262,18 +274,31 @@ def bench(
     from edgeqkv.progress import progress_bar
 
     wanted = _parse_ids(depths, "--depths") if depths is not None else None
+    if results is not None and not results.resolve().parent.is_dir():  # before minutes of measuring, not after
+        raise EdgeQKVError(f"cannot write {results}: the folder {results.parent} does not exist")
     with progress_bar("bench") as update:
         records = measure(bundles, device, wanted, threads, rounds, steps, update)
+    if as_json:
+        _print_json(records)
+    else:
+        print(summary(records))
     if results is not None:
         try:
             with results.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(dataclasses.asdict(record)) + "\n" for record in records)
         except OSError as error:
             raise EdgeQKVError(f"cannot write {results}: {error.strerror}") from error
-    if as_json:
-        _print_json(records)
-        return
-    print(summary(records))
+
+
+def _encode(tokenizer: Any, prompt: str) -> list[int]:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise EdgeQKVError(f"the prompt is not UTF-8 text ({error.reason})") from error
+    ids: list[int] = tokenizer.encode(prompt).ids
+    if not ids:
+        raise EdgeQKVError("the prompt is empty; give at least one character")
+    return ids
 
 
 def _parse_ids(text: str, option: str = "--ids") -> list[int]:
@@ -299,12 +324,13 @@ def main() -> None:
             raise
         print(f"edgeqkv: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("edgeqkv: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise SystemExit(0) from None
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        print(
+            f"edgeqkv: a fault of ours, please report it: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr
+        )
+        raise SystemExit(70) from None
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ class ModelConfig:
             refuse(f"{self.projections} shares q and k, so n_kv_head must equal n_head {self.n_head}")
         if self.token_count > self.vocab_size:
             refuse(f"token_count {self.token_count} exceeds vocab_size {self.vocab_size}")
-        if not self.layer_norm_eps > 0:
-            refuse(f"layer_norm_eps must be positive, found {self.layer_norm_eps}")
+        if not 0 < self.layer_norm_eps < 1:
+            refuse(f"layer_norm_eps must lie between 0 and 1, found {self.layer_norm_eps}")
 
     @property
     def q_is_k(self) -> bool:
@@ -127,9 +127,10 @@ def parameter_count(config: ModelConfig) -> int:
 
 
 def siblings(config: ModelConfig) -> list[ModelConfig]:
-    """The eight variants of the paper at this geometry, in its order; two KV groups or four, whichever divides n_head.
+    """The variants of the paper at this geometry, in its order.
 
-    GQA uses 4 groups up to 16 heads and 8 above, as the paper does.
+    GQA has 4 KV heads up to 16 heads and 8 above, as in the paper, or as many as divide n_head; with too few heads for
+    that, or for MQA, those variants are left out.
     """
     groups = 8 if config.n_head > 16 else 4
     while config.n_head % groups or groups >= config.n_head:
@@ -137,7 +138,10 @@ def siblings(config: ModelConfig) -> list[ModelConfig]:
         if groups <= 1:
             break
     names = ["QKV", "Q-K=V", "Q=K-V", "Q=K=V"]
-    names += [f"GQA-{groups}", "MQA", f"Q-GQA-{groups}", "Q-MQA"] if groups > 1 else ["MQA", "Q-MQA"]
+    if groups > 1:
+        names += [f"GQA-{groups}", "MQA", f"Q-GQA-{groups}", "Q-MQA"]
+    elif config.n_head > 1:
+        names += ["MQA", "Q-MQA"]
     out = []
     for name in names:
         projections, n_kv_head = parse_variant(name, config.n_head)

@@ -14,6 +14,12 @@ class CacheFull(EdgeQKVError):
     """A token was fed to a session whose static cache holds ``capacity`` positions already."""
 
 
+class CheckFailed(EdgeQKVError):
+    """A runtime computed something that cannot be right."""
+
+    exit_code = 1
+
+
 class MissingPackage(EdgeQKVError):
     """The environment lacks an optional package (or a part of the platform) that this work needs."""
 

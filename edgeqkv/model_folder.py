@@ -12,6 +12,7 @@ from edgeqkv.atomic import atomic_folder
 from edgeqkv.config import ModelConfig, parameter_shapes
 from edgeqkv.errors import EdgeQKVError, require
 from edgeqkv.strict import from_json, read_json, to_json
+from edgeqkv.tokenizer import read_tokenizer
 
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 
@@ -44,10 +45,14 @@ def read_model(folder: Path) -> Model:
         weights = load_file(path)
     except FileNotFoundError as error:
         raise EdgeQKVError(f"{folder} is not a model folder: it has no {WEIGHTS}") from error
+    except OSError as error:
+        raise EdgeQKVError(f"{path} cannot be read: {error}") from error
     except safetensors.SafetensorError as error:
         raise EdgeQKVError(f"{path} is damaged or truncated ({error}); copy or import it again") from error
     check_weights(config, weights, str(path))
     tokenizer = folder / TOKENIZER
+    if tokenizer.is_file():
+        read_tokenizer(tokenizer)  # refuse it now rather than on the device
     return Model(
         config=config,
         weights={name: weights[name] for name in parameter_shapes(config)},
@@ -98,12 +103,12 @@ def write_model(
     tokenizer: str | None = None,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write a model folder whole or not at all. ``extra_files`` are put beside the card (a loss curve, say)."""
+    """Write a new model folder, whole or not at all. ``extra_files`` are put beside the card (a loss curve, say)."""
     check_weights(config, weights, str(folder))
     safetensors = require("safetensors", "onnx")
     save_file = require("safetensors.numpy", "onnx").save_file
     ordered = {name: np.ascontiguousarray(weights[name]) for name in parameter_shapes(config)}
-    with atomic_folder(folder, owned_by=CONFIG) as scratch:
+    with atomic_folder(folder) as scratch:
         (scratch / CONFIG).write_text(to_json(config), encoding="utf-8")
         try:
             save_file(ordered, scratch / WEIGHTS)

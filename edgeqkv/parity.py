@@ -1,7 +1,7 @@
 """Does the export compute the same function? Logits, greedy text, KL and perplexity against the eager model, on real text."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,8 @@ import numpy as np
 
 import edgeqkv
 from edgeqkv.bundle import Manifest, ParityRecord, read_bundle, record_parity
-from edgeqkv.errors import EdgeQKVError
-from edgeqkv.model_folder import Model, load_model
+from edgeqkv.errors import CheckFailed, EdgeQKVError, require
+from edgeqkv.model_folder import TOKENIZER, Model, load_model
 from edgeqkv.sample import token_windows
 from edgeqkv.session import Session
 
@@ -37,19 +37,28 @@ def thresholds(manifest: Manifest) -> dict[str, float]:
     return {"max_abs_logit": 1e-3, "greedy_identical": float(GREEDY_TOKENS)}
 
 
-def verify(
+def verify(bundle: Path, against: Path, text: Path | None = None, tokens: int = 4096) -> list[Parity]:
+    """:func:`compare`, and put the results into the bundle's manifest."""
+    results = compare(bundle, against, text, tokens)
+    for result in results:
+        record_parity(bundle, result.record)
+    return results
+
+
+def compare(
     bundle: Path,
     against: Path,
     text: Path | None = None,
     tokens: int = 4096,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Parity]:
-    """Compare every artifact of a bundle with the model folder or checkpoint ``against``, and record the result.
+    """Compare every artifact of a bundle with the model folder or checkpoint ``against``.
 
     Up to ``tokens`` tokens of ``text`` (by default a sample that ships with the package, from books that the models here never
     saw) are cut into windows of the bundle's capacity. The first window is fed token by token from an empty cache; each
     other one is prefilled to a quarter and then stepped, so that chunked prefill is compared as well.
     """
+    require("torch", "torch")
     from edgeqkv.eager import EagerModel
 
     manifest = read_bundle(bundle)
@@ -59,13 +68,17 @@ def verify(
             f"{bundle} holds a {manifest.model.variant} model and {against} a {model.config.variant} one of another "
             "configuration; verify against the model it was exported from"
         )
+    if model.tokenizer is None and manifest.model.tokenizer_sha256 is not None:
+        model = replace(model, tokenizer=(bundle / TOKENIZER).read_text(encoding="utf-8"))
+    if manifest.cache.capacity < 2:
+        raise EdgeQKVError(f"{bundle} holds one position, so that no token can be predicted from another: nothing to compare")
     eager = EagerModel(model.config, model.weights)
     windows = token_windows(model, "held_out", text, tokens, manifest.cache.capacity)
     results = []
     for artifact in manifest.artifacts:
         session = edgeqkv.open(bundle, runtime=artifact.runtime)
         comparison = _compare(session, eager, windows, progress)
-        length = max(1, min(GREEDY_TOKENS, manifest.cache.capacity // 2))
+        length = min(GREEDY_TOKENS, manifest.cache.capacity)
         identical = _greedy_agreement(session, eager, windows[0], length)
         limits = thresholds(manifest)
         if "greedy_identical" in limits:
@@ -73,7 +86,7 @@ def verify(
         record = ParityRecord(
             runtime=artifact.runtime,
             kernel=artifact.kernel,
-            runtime_version=artifact.runtime_version,
+            runtime_version=session.runtime_version,
             against_sha256=model.sha256,
             text=_text_name(model, text),
             greedy_tokens=length,
@@ -82,9 +95,8 @@ def verify(
             passed=False,
             **comparison,  # type: ignore[arg-type]
         )
-        failures = _failures(record)
+        failures = failures_of(record)
         record = ParityRecord(**{**record.__dict__, "passed": not failures})
-        record_parity(bundle, record)
         results.append(Parity(record, failures))
     return results
 
@@ -106,7 +118,7 @@ def _compare(
                 ours = session.step(window[position])
             a, b = reference[position], ours[:known].astype(np.float64)
             if not np.isfinite(b).all():
-                raise EdgeQKVError(f"the {session.artifact.runtime} runtime gave logits that are not finite")
+                raise CheckFailed(f"{session.artifact.runtime}: the logits after {position + 1} tokens are not finite")
             log_a, log_b = _log_softmax(a), _log_softmax(b)
             largest = max(largest, float(np.abs(a - b).max()))
             kl += float((np.exp(log_a) * (log_a - log_b)).sum())
@@ -143,7 +155,7 @@ def _greedy_agreement(session: Session, eager: "EagerModel", window: list[int], 
     return length
 
 
-def _failures(record: ParityRecord) -> tuple[str, ...]:
+def failures_of(record: ParityRecord) -> tuple[str, ...]:
     limits, out = record.thresholds, []
     for name in ("max_abs_logit", "mean_kl"):
         if name in limits and not getattr(record, name) <= limits[name]:

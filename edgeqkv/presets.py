@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeqkv.atomic import refuse_to_replace
 from edgeqkv.config import ModelConfig, parameter_count, parameter_shapes, parse_variant
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import write_model
@@ -62,6 +63,9 @@ def random_weights(config: ModelConfig, seed: int) -> dict[str, np.ndarray]:
 def new_model(preset_name: str, variant: str, out: Path, seed: int = 0) -> ModelConfig:
     """Write a model folder with random weights and a card that says so."""
     config = preset(preset_name, variant)
+    if seed < 0:
+        raise EdgeQKVError(f"seed must be 0 or more, found {seed}")
+    refuse_to_replace(Path(out).resolve())
     card = (
         f"# {config.variant} at {preset_name}: random weights\n\n"
         f"{parameter_count(config):,} parameters, seed {seed}, written by `edgeqkv new {preset_name} --variant {variant}`.\n\n"

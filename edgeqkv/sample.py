@@ -26,9 +26,8 @@ def token_windows(model: Model, purpose: Purpose, text: Path | None, tokens: int
     else:
         ids = load_tokenizer(model.tokenizer, "tokenizer.json").encode(read_text(purpose, text)).ids[:tokens]
     if len(ids) < 2:
-        raise EdgeQKVError(f"{text} holds {len(ids)} tokens; at least 2 are needed")
-    windows = [ids[i : i + width] for i in range(0, len(ids), width)]
-    return [window for window in windows if len(window) > 1]
+        raise EdgeQKVError(f"{text or 'the sample'} holds {len(ids)} tokens; at least 2 are needed")
+    return [ids[i : i + width] for i in range(0, len(ids), width)]
 
 
 def read_text(purpose: Purpose, text: Path | None) -> str:

@@ -53,11 +53,14 @@ class Session:
 
         Raises :class:`CacheFull` before anything is written when they do not fit.
         """
-        tokens = np.asarray(ids)
+        try:
+            tokens = np.asarray(ids)
+        except ValueError as error:
+            raise EdgeQKVError("prefill needs a flat list of at least one token id") from error
         if tokens.ndim != 1 or tokens.size == 0:
             raise EdgeQKVError("prefill needs a flat list of at least one token id")
         if tokens.dtype.kind not in "iu":
-            raise EdgeQKVError(f"token ids are whole numbers, found {tokens.dtype}")
+            raise EdgeQKVError(f"token ids are whole numbers of 64 bits at most, found {ids[0]!r:.40}")
         known = self.manifest.model.config.token_count
         wrong = tokens[(tokens < 0) | (tokens >= known)]
         if wrong.size:

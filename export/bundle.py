@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 
 import edgeqkv
-from edgeqkv.atomic import atomic_folder
+from edgeqkv.atomic import atomic_folder, refuse_to_replace
 from edgeqkv.bundle import (
+    ENTRIES,
     FORMAT,
-    MANIFEST,
     Artifact,
     EntryPoint,
     Manifest,
@@ -29,13 +29,13 @@ from edgeqkv.model_folder import TOKENIZER, Model, file_sha256, load_model
 TARGETS = ("onnx",)
 WEIGHTS = ("int8", "fp32")
 CACHES = ("fp32", "int8")
-PREFILL_CHUNK = 64  # past this, prefill gains a few per cent of speed and its activations double (ARCHITECTURE.md)
+PREFILL_CHUNK = 64  # activations, and so the peak of memory, grow with it; the weights are read once a chunk
 
 
 def export_bundle(
     model: str | Path,
     out: str | Path,
-    targets: Sequence[str] = ("onnx",),
+    targets: Sequence[str] = TARGETS,
     weights: Literal["int8", "fp32"] = "int8",
     cache: CacheDtype = "fp32",
     capacity: int | None = None,
@@ -48,11 +48,16 @@ def export_bundle(
     ``calibration`` is a text file for the static scales of an int8 cache; a small sample is built in. ``progress`` is told
     each stage. Raises :class:`EdgeQKVError`, and then leaves nothing behind.
     """
+    if isinstance(targets, str) or not targets:
+        raise EdgeQKVError(f"targets is a list of at least one of {', '.join(TARGETS)}, found {targets!r}")
+    if calibration is not None and cache != "int8":
+        raise EdgeQKVError(f"calibration text is for an int8 cache; this export has a cache in {cache}")
     for what, chosen, known in (("target", targets, TARGETS), ("weights", [weights], WEIGHTS), ("cache", [cache], CACHES)):
         for value in chosen:
             if value not in known:
                 raise EdgeQKVError(f"{what} {value!r} is not possible; this version can do {', '.join(known)}")
     require("onnx_ir", "onnx")
+    refuse_to_replace(Path(out).resolve(), ENTRIES)
     progress("reading the model")
     source = load_model(Path(model))
     config = source.config
@@ -60,11 +65,12 @@ def export_bundle(
     blocks = {str(w): block_size(w) for w in sorted({config.d_model, config.d_mlp})} if weights == "int8" else {}
     scales: dict[str, np.ndarray] = {}
     if layout.scales == "static":
+        require("torch", "torch")
         from edgeqkv.export.calibrate import cache_scales
 
         progress("calibrating the int8 cache")
         scales = cache_scales(source, layout, Path(calibration) if calibration else None)
-    with atomic_folder(Path(out), owned_by=MANIFEST) as scratch:
+    with atomic_folder(Path(out), ours=ENTRIES) as scratch:
         progress("building the ONNX graph")
         artifact = _onnx_artifact(source, layout, weights == "int8", scales, scratch)
         tokenizer_sha256 = None
@@ -105,11 +111,12 @@ def _onnx_artifact(
 
 def _entry_point(config: ModelConfig, layout: CacheLayout, aliases: dict[str, str]) -> EntryPoint:
     """One entry point prefills and decodes; what goes in is ids and a position."""
+    dtype = {"fp32": "float32", "int8": "int8"}[layout.dtype]
     logits = Port("logits", "float32", (config.vocab_size,))
-    caches = {name: Port(name, layout.dtype, layout.shape) for name in layout.names}
+    caches = {name: Port(name, dtype, layout.shape) for name in layout.names}
     return EntryPoint(
         name="main",
         inputs=(Port("ids", "int64", ("tokens",)), Port("position", "int64", (1,)), *caches.values()),
-        outputs=(logits, *(Port(name, layout.dtype, layout.shape) for name in aliases)),
+        outputs=(logits, *(Port(name, dtype, layout.shape) for name in aliases)),
         aliases=aliases,
     )

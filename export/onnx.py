@@ -55,9 +55,9 @@ class OnnxVerbs:
         self.int8_weights, self.attention = int8_weights, attention
         self.tape = Tape()
         self.initializers: dict[str, ir.Value] = {}
-        self.inputs = [_value("ids", ir.DataType.INT64, ["tokens"]), _value("position", ir.DataType.INT64, [1])]
-        self.ids, self.position = self.inputs
+        self.ids, self.position = _value("ids", ir.DataType.INT64, ["tokens"]), _value("position", ir.DataType.INT64, [1])
         self.caches = {name: _value(name, CACHE_TYPES[layout.dtype], layout.shape) for name in layout.names}
+        self.inputs = [self.ids, self.position, *self.caches.values()]
         self.present: dict[str, ir.Value] = {}
         # What every layer needs to know about the step is computed once.
         self.tokens = self.op("Shape", self.ids)
@@ -180,7 +180,7 @@ class OnnxVerbs:
         if self.layout.dtype == "int8":
             attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
             inputs += [None] * 5
-            inputs += [self.constant(f"{name}.scale", self.scales[name]) for name in (key, value)]
+            inputs += [self._scale(name) for name in (key, value)]
         out, present_key, present_value = self.tape.op_multi_out(
             "GroupQueryAttention", inputs, attributes=attributes, domain=CONTRIB, num_outputs=3
         )
@@ -217,7 +217,7 @@ class OnnxVerbs:
         n_kv_head, head_dim = self.config.n_kv_head, self.config.head_dim
         if self.layout.dtype == "int8":
             zero = self.constant("zero_point", np.zeros(self.config.kv_dim, np.int8))
-            x = self.op("QuantizeLinear", x, self.constant(f"{name}.scale", self.scales[name]), zero, axis=1)
+            x = self.op("QuantizeLinear", x, self._scale(name), zero, axis=1)
         update = self.op("Transpose", self.reshape(x, 1, -1, n_kv_head, head_dim), perm=[0, 2, 1, 3])
         present = self.op("TensorScatter", self.caches[name], update, self.position, axis=2)
         self.present[f"{name}.out"] = present
@@ -226,8 +226,10 @@ class OnnxVerbs:
         return self.op("Cast", filled, to=ir.DataType.FLOAT) if self.layout.dtype == "int8" else filled
 
     def _scale_of_heads(self, name: str) -> ir.Value:
-        scale = self.scales[name].reshape(self.config.n_kv_head, 1, self.config.head_dim)
-        return self.constant(f"{name}.scale.heads", scale)
+        return self.reshape(self._scale(name), self.config.n_kv_head, 1, self.config.head_dim)
+
+    def _scale(self, name: str) -> ir.Value:
+        return self.constant(f"{name}.scale", self.scales[name])
 
     def _causal_mask(self) -> ir.Value:
         """[T, 1, depth]: 0 where a token may look, -inf behind it."""
@@ -252,7 +254,7 @@ class OnnxVerbs:
         for name, value in self.present.items():
             _name(value, name, CACHE_TYPES[self.layout.dtype], self.layout.shape)
         graph = ir.Graph(
-            [*self.inputs, *self.caches.values()],
+            self.inputs,
             [logits, *self.present.values()],
             nodes=self.tape.nodes,
             initializers=list(self.initializers.values()),
@@ -290,6 +292,6 @@ def aliases(model: ir.Model) -> dict[str, str]:
 
 
 def write_graph(model: ir.Model, folder: Path) -> None:
-    """model.onnx, and every weight in model.data beside it, which the runtime maps into memory."""
+    """model.onnx, and the weights in model.data beside it, which the runtime maps into memory (tiny ones stay in the graph)."""
     folder.mkdir(parents=True, exist_ok=True)
     ir.save(model, folder / MODEL_FILE, external_data=DATA_FILE)

@@ -9,6 +9,7 @@ in two legs, with the higher learning rate that a model of this size wants.
 """
 
 import argparse
+import hashlib
 import io
 import json
 import lzma
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from edgeqkv.atomic import refuse_to_replace
 from edgeqkv.config import ModelConfig, parameter_count, parameter_shapes, parse_variant
 from edgeqkv.decoder import decoder
 from edgeqkv.eager import EagerVerbs
@@ -112,6 +114,10 @@ def read_tales(books: Path) -> list[str]:
     return [by_title[title] for title in TALES]
 
 
+def titles_of(text: str) -> list[str]:
+    return [title.strip() for title in re.findall(r"(?m)^Title: (.*)", text)] or ["the text given as --valid"]
+
+
 def train_tokenizer(texts: list[str]) -> Tokenizer:
     """Byte-level BPE, so that every text can be encoded."""
     tokenizer = Tokenizer(models.BPE())
@@ -179,11 +185,11 @@ def train(config: ModelConfig, recipe: Recipe, stream: torch.Tensor, valid: torc
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, betas=recipe.betas, fused=True)
     curve: list[tuple[int, float, float]] = []  # step, training loss, held-out loss of a fixed part
-    begin = 0
+    begin, identity = 0, [asdict(recipe), asdict(config), hashlib.sha256(stream.numpy().tobytes()).hexdigest()]
     if state.exists():
-        saved = torch.load(state, weights_only=True)
-        if saved["recipe"] != asdict(recipe):
-            sys.exit(f"{state} belongs to another recipe; remove it or name another --state")
+        saved = torch.load(state, map_location=device, weights_only=True)
+        if saved["identity"] != identity:
+            sys.exit(f"{state} belongs to another recipe, model or text; remove it or name another --state")
         for name, value in saved["weights"].items():
             weights[name].data.copy_(value)
         optimiser.load_state_dict(saved["optimiser"])
@@ -210,7 +216,7 @@ def train(config: ModelConfig, recipe: Recipe, stream: torch.Tensor, valid: torc
                 flush=True,
             )
             progress = {
-                "recipe": asdict(recipe),
+                "identity": identity,
                 "step": step + 1,
                 "curve": curve,
                 "weights": {name: w.detach() for name, w in weights.items()},
@@ -238,8 +244,10 @@ def loss_picture(variant: str, curve: list[tuple[int, float, float]]) -> bytes:
     return picture.getvalue()
 
 
-def card(config: ModelConfig, recipe: Recipe, curve: list, ppl: float, train_tokens: int, device: str) -> str:
-    titles = ", ".join(f"*{title}*" for title in TALES)
+def card(
+    config: ModelConfig, recipe: Recipe, curve: list, ppl: float, train_tokens: int, held_out: list[str], device: str
+) -> str:
+    titles, held_out_titles = (", ".join(f"*{title}*" for title in group) for group in (TALES, held_out))
     seen = recipe.steps * recipe.batch * config.n_positions
     legs = ", ".join(f"{steps} steps from {peak}" for steps, peak in recipe.legs)
     points = curve[:: max(1, len(curve) // 10)]
@@ -256,11 +264,11 @@ books, and no more: it exists so that edgeqkv can be tried and tested on trained
 {config.n_kv_head} KV heads, {config.n_positions} positions, {config.vocab_size} tokens (byte-level BPE of the same text)
 - data: {len(TALES)} public-domain books, {train_tokens:,} tokens: {titles}
 - recipe: `models/train.py`, {recipe.steps} steps of {recipe.batch} × {config.n_positions} tokens ({seen / 1e6:.1f}M tokens, \
-{seen / train_tokens:.1f} passes), AdamW betas {recipe.betas}, learning rate in two legs ({legs}), each with {recipe.warmup} \
+{seen / train_tokens:.1f} passes), AdamW betas {recipe.betas}, learning rate in legs ({legs}), each with {recipe.warmup} \
 steps of warm-up and a cosine to a tenth, weight decay {recipe.weight_decay}, clipping {recipe.clip}, \
 seed {recipe.seed}, bf16 autocast on {device}
-- **held-out perplexity {ppl:.2f}** per token, on four books that were not trained on (*The Time Machine*, *The Wonderful \
-Wizard of Oz*, *Alice's Adventures in Wonderland*, *Treasure Island*), windows of {config.n_positions} tokens, fp32
+- **held-out perplexity {ppl:.2f}** per token, on texts that were not trained on \
+({held_out_titles}), windows of {config.n_positions} tokens, fp32
 - weights are stored in fp16; licence Apache-2.0, the books are in the public domain
 
 ![loss](loss.svg)
@@ -282,6 +290,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
 
+    refuse_to_replace(options.out.resolve())
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     projections, n_kv_head = parse_variant(options.variant, GEOMETRY.n_head)
@@ -290,7 +299,8 @@ def main() -> None:
     texts = read_tales(options.books)
     tokenizer = train_tokenizer(texts)
     stream = token_stream(tokenizer, texts)
-    valid = token_stream(tokenizer, [options.valid.read_text(encoding="utf-8")]).to(device)
+    valid_text = options.valid.read_text(encoding="utf-8")
+    valid = token_stream(tokenizer, [valid_text]).to(device)
     options.state.mkdir(parents=True, exist_ok=True)
     state = options.state / f"{options.out.name}.pt"
     print(f"{options.variant}: {parameter_count(config):,} parameters, {len(stream):,} tokens, {device}", flush=True)
@@ -302,7 +312,7 @@ def main() -> None:
         options.out,
         config,
         {name: w.cpu().numpy() for name, w in stored.items()},
-        card(config, recipe, curve, ppl, len(stream), f"{device} ({platform.machine()})"),
+        card(config, recipe, curve, ppl, len(stream), titles_of(valid_text), f"{device} ({platform.machine()})"),
         tokenizer.to_str(),
         {"loss.svg": loss_picture(options.variant, curve), "loss.json": json.dumps(curve).encode()},
     )

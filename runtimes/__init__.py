@@ -7,15 +7,16 @@ from edgeqkv.errors import EdgeQKVError
 from edgeqkv.session import Engine, Session
 
 
-def open_bundle(folder: Path, runtime: str | None, threads: int | None, check: bool) -> Session:
+def open_bundle(folder: Path, runtime: str | None, kernel: str | None, threads: int | None, check: bool) -> Session:
     """See :func:`edgeqkv.open`."""
     if threads is not None and threads < 1:
         raise EdgeQKVError(f"threads must be at least 1, found {threads}")
     manifest = read_bundle(folder)
-    found = [artifact for artifact in manifest.artifacts if runtime in (None, artifact.runtime)]
+    found = [a for a in manifest.artifacts if runtime in (None, a.runtime) and kernel in (None, a.kernel)]
     if not found:
-        have = ", ".join(artifact.runtime for artifact in manifest.artifacts) or "none"
-        raise EdgeQKVError(f"{folder} holds nothing for the runtime {runtime!r}; it was exported for: {have}")
+        have = ", ".join(f"{a.runtime} ({a.kernel} kernel)" for a in manifest.artifacts) or "nothing"
+        asked = f"the runtime {runtime or 'any'!r}" + (f" with the kernel {kernel!r}" if kernel else "")
+        raise EdgeQKVError(f"{folder} holds nothing for {asked}; it was exported for: {have}")
     if check:
         check_files(folder, manifest)
     artifact = found[0]

@@ -61,10 +61,12 @@ def tiny_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Callable[..., Path]:
-    """Write a tiny random model folder for a variant; returns its path."""
+    """Write a tiny random model folder for a variant, once; returns its path."""
 
     def write(variant: str = "Q-MQA", tokenizer: str | None = None, **changes: int) -> Path:
         folder = tmp_path / f"model-{variant}"
+        if folder.exists():
+            return folder
         config = tiny_config(variant, **changes)
         write_model(folder, config, tiny_weights(config), "# tiny\n", tokenizer)
         return folder

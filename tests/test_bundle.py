@@ -26,6 +26,10 @@ def edit(bundle, change):
     (bundle / "edgeqkv.json").write_text(json.dumps(data))
 
 
+def entry(data):
+    return data["artifacts"][0]["entry_points"][0]
+
+
 def test_the_manifest_says_what_a_runtime_needs(bundle):
     manifest = read_bundle(bundle)
     assert manifest.model.variant == "Q-MQA"
@@ -42,12 +46,23 @@ def test_the_manifest_says_what_a_runtime_needs(bundle):
         assert file_sha256(bundle / name) == digest
 
 
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"{}"])
+def test_a_damaged_tokenizer(cli, bundle, content):
+    if content is None:
+        (bundle / "tokenizer.json").unlink()
+    else:
+        (bundle / "tokenizer.json").write_bytes(content)
+    outcome = cli("generate", bundle, "--prompt", "ab")
+    assert outcome.code == 2
+    assert "tokenizer.json" in one_sentence(outcome)
+
+
 @pytest.mark.parametrize("file", ["onnx/model.onnx", "onnx/model.data", "tokenizer.json"])
 def test_a_changed_byte(cli, bundle, file):
     data = bytearray((bundle / file).read_bytes())
     data[len(data) // 2] ^= 1
     (bundle / file).write_bytes(data)
-    outcome = cli("generate", bundle, "--ids", "1,2")
+    outcome = cli("generate", bundle, "--prompt", "ab")
     assert outcome.code == 2
     assert f"{file} is not the file that was exported (its sha256 differs)" in one_sentence(outcome)
 
@@ -67,6 +82,17 @@ def test_a_missing_file(bundle):
         (lambda d: d.update(licence="x"), "unknown field 'licence'"),
         (lambda d: d["cache"].pop("bytes"), "the field 'bytes' is missing"),
         (lambda d: d["cache"].update(bytes=7), "does not agree with the model's geometry"),
+        (lambda d: d["model"].update(variant="QKV"), "variant or parameters do not agree"),
+        (lambda d: d["model"].update(parameters=7), "variant or parameters do not agree"),
+        (lambda d: d["cache"]["scales"].update({"cache.0.k": [1.0]}), "scales do not belong"),
+        (lambda d: d["artifacts"][0].update(files={}), "no files or no entry points"),
+        (lambda d: d["artifacts"][0].update(entry_points=[]), "no files or no entry points"),
+        (lambda d: d["artifacts"][0].update(files={"../x": "0"}), "names files outside the bundle"),
+        (lambda d: d["artifacts"][0].update(files={"/etc/x": "0"}), "names files outside the bundle"),
+        (lambda d: d["artifacts"][0].update(prefill_chunk=0), "prefill_chunk below 1"),
+        (lambda d: entry(d).update(aliases={}), "does not say where its cache outputs lie"),
+        (lambda d: entry(d)["aliases"].update({"cache.0.k.out": "nope"}), "does not update every cache tensor"),
+        (lambda d: entry(d)["inputs"].pop(), "does not take the cache tensors"),
         (lambda d: d["cache"].update(capacity=64), "does not agree with the model's geometry"),
         (lambda d: d["cache"].update(scales={}), "scales do not belong"),
         (lambda d: d["cache"].update(dtype="int4"), "cache: dtype: \"int4\" is not one of 'fp32', 'fp16', 'int8'"),
@@ -100,9 +126,13 @@ def test_an_older_bundle_is_replaced_and_other_folders_are_not(bundle, tiny_mode
     assert not (bundle / "tokenizer.json").exists()
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/thesis.tex").write_text("work")
-    with pytest.raises(edgeqkv.EdgeQKVError, match="holds other files and no edgeqkv.json, so it is not overwritten"):
+    with pytest.raises(edgeqkv.EdgeQKVError, match="exists and holds thesis.tex, so it is not replaced"):
         edgeqkv.export(tiny_model("Q-K=V"), tmp_path / "precious")
     assert os.listdir(tmp_path / "precious") == ["thesis.tex"]
+    (bundle / "notes.txt").write_text("mine")
+    with pytest.raises(edgeqkv.EdgeQKVError, match="so it is not replaced; remove it or name another folder"):
+        edgeqkv.export(tiny_model("Q-MQA"), bundle)
+    assert (bundle / "notes.txt").exists()
 
 
 def test_output_that_is_a_file_or_below_one(tiny_model, tmp_path):

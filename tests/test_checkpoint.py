@@ -1,5 +1,6 @@
 """Checkpoints of the paper: what its own code computed is what we compute."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -61,6 +62,26 @@ def test_keys_without_the_ddp_prefix(tmp_path):
         np.testing.assert_array_equal(array, read_checkpoint(GOLDEN / "q_kv.pt").weights[name])
 
 
+def test_parameters_that_still_want_gradients(tmp_path):
+    data = saved()
+    data["model_state_dict"] = {key: torch.nn.Parameter(value) for key, value in data["model_state_dict"].items()}
+    torch.save(data, tmp_path / "parameters.pt")
+    assert read_checkpoint(tmp_path / "parameters.pt").config.variant == "Q-K=V"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_flipped_bits_never_give_a_traceback(tmp_path, zipped):
+    """200 files with one bit changed, in the zip format of torch and in its old one: read, or refused with our sentence."""
+    torch.save(saved("q_mqa"), tmp_path / "good.pt", _use_new_zipfile_serialization=zipped)
+    good, generator = (tmp_path / "good.pt").read_bytes(), np.random.default_rng(5)
+    for where in generator.integers(0, min(len(good), 20_000), 200):
+        data = bytearray(good)
+        data[where] ^= 1 << int(generator.integers(8))
+        (tmp_path / "flipped.pt").write_bytes(data)
+        with contextlib.suppress(EdgeQKVError):
+            read_checkpoint(tmp_path / "flipped.pt")
+
+
 def test_gpt2_padding_is_never_sampled(tmp_path):
     data = saved()
     state = {}
@@ -109,6 +130,11 @@ def change(data, **model_config):
     return data
 
 
+def with_tensor(data, key, tensor):
+    data["model_state_dict"][key] = tensor
+    return data
+
+
 def without(data, key):
     data["model_state_dict"].pop(key)
     return data
@@ -129,8 +155,20 @@ def poisoned(data, value):
         (lambda: change(saved("qkv"), n_head=5), "fit no known variant|not divisible"),
         (lambda: change(saved("qkv"), n_layer=3), "lacks h.2.attn.k"),
         (lambda: change(saved("qkv"), n_layer=1), "has unexpected h.1."),
-        (lambda: change(saved("qkv"), n_inner="256"), "model_config.n_inner is not a number"),
+        (lambda: change(saved("qkv"), n_inner="256"), "model_config.n_inner must be a whole number from 1, found '256'"),
         (lambda: change(saved("qkv"), use_bias=False), "use_bias = False is not supported"),
+        (lambda: change(saved("qkv"), n_layer=2.0), "model_config.n_layer must be a whole number"),
+        (lambda: change(saved("qkv"), n_head=0), "model_config.n_head must be a whole number"),
+        (lambda: change(saved("gqa"), n_kv_groups="2"), "model_config.n_kv_groups must be a whole number"),
+        (lambda: change(saved("q_kv"), n_kv_groups=0), "model_config.n_kv_groups must be a whole number"),
+        (lambda: change(saved("qkv"), layer_norm_epsilon=float("inf")), "layer_norm_eps must lie between 0 and 1"),
+        (lambda: change(saved("qkv"), layer_norm_epsilon=None), "layer_norm_epsilon must be a number"),
+        (lambda: saved("qkv") | {"model_config": [1]}, "model_config is not a dictionary"),
+        (lambda: saved("qkv") | {"model_state_dict": [1]}, "model_state_dict is not a dictionary"),
+        (lambda: saved("qkv") | {"model_state_dict": {1: torch.ones(1)}}, "is not a named dense tensor"),
+        (lambda: saved("qkv") | {"model_state_dict": {"a": torch.eye(2).to_sparse()}}, "is not a named dense tensor"),
+        (lambda: with_tensor(saved("qkv"), "module.h.0.attn.c_attn.weight", torch.tensor(1.0)), "fit no known variant"),
+        (lambda: with_tensor(saved("qkv"), "module.h.1.attn.c_attn.bias", torch.tensor(1.0)), "has shape \\[\\]"),
         (lambda: without(saved("qkv"), "module.ln_f.bias"), "lacks ln_f.bias"),
         (lambda: without(saved("q_kv"), "module.h.0.attn.c_k.weight"), "fit no known variant"),
         (lambda: poisoned(saved(), float("nan")), "h.1.mlp.fc.weight holds NaN"),

@@ -69,7 +69,12 @@ def test_inspect_shows_every_variant(cli, bundle, tiny_model):
         (["--ids", "1", "--tokens", "0"], "--tokens must be at least 1"),
         (["--ids", "1", "--temperature", "-1"], "temperature must be 0"),
         (["--ids", "1", "--threads", "0"], "threads must be at least 1"),
-        (["--ids", "1", "--runtime", "executorch"], "nothing for the runtime 'executorch'"),
+        (
+            ["--ids", "1", "--runtime", "executorch"],
+            "nothing for the runtime 'executorch'; it was exported for: onnx (stock kernel)",
+        ),
+        (["--ids", "1", "--temperature", "1", "--seed", "-1"], "seed must be 0 or more"),
+        (["--ids", "9" * 30], "token ids are whole numbers of 64 bits at most"),
     ],
 )
 def test_generate_with_bad_input(cli, bundle, arguments, reason):
@@ -109,13 +114,25 @@ def test_new_writes_random_weights_that_say_so(cli, tmp_path):
     assert not (tmp_path / "n").exists()
 
 
-@pytest.mark.parametrize("package", ["onnxruntime", "onnx_ir"])
-def test_a_missing_package_is_named_with_its_extra(cli, bundle, tiny_model, tmp_path, monkeypatch, package):
+@pytest.mark.parametrize(
+    ("package", "extra", "command"),
+    [
+        ("onnxruntime", "onnx-runtime", ["generate", "BUNDLE", "--ids", "1"]),
+        ("onnxruntime", "onnx-runtime", ["bench", "BUNDLE", "--depths", "4", "--rounds", "1", "--steps", "1"]),
+        ("onnx_ir", "onnx", ["export", "MODEL", "--out", "OUT"]),
+        ("torch", "torch", ["export", "MODEL", "--out", "OUT", "--cache", "int8"]),
+        ("torch", "torch", ["verify", "BUNDLE", "--against", "MODEL"]),
+        ("torch", "torch", ["import", GOLDEN / "qkv.pt", "--out", "OUT"]),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(cli, bundle, tiny_model, tmp_path, monkeypatch, package, extra, command):
+    places = {"BUNDLE": bundle, "MODEL": tiny_model("Q-MQA"), "OUT": tmp_path / "out"}
     monkeypatch.setitem(sys.modules, package, None)
-    if package == "onnxruntime":
-        outcome, extra = cli("generate", bundle, "--ids", "1"), "onnx-runtime"
-    else:
-        outcome, extra = cli("export", tiny_model("Q-MQA"), "--out", tmp_path / "b"), "onnx"
+    if command[0] == "bench":  # another process, which is shown the same gap
+        (tmp_path / "gap").mkdir()
+        (tmp_path / "gap/onnxruntime.py").write_text("raise ImportError('No module named onnxruntime')")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "gap"))
+    outcome = cli(*(places.get(part, part) for part in command))
     assert outcome.code == 3
     assert f"this needs the package {package!r}" in one_sentence(outcome)
     assert f'pip install "edgeqkv[{extra}]"' in outcome.err
@@ -132,6 +149,39 @@ def test_running_a_bundle_loads_no_torch(bundle):
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False"] * 2
     )
+
+
+def test_json_everywhere(cli, text_bundle, tmp_path):
+    made = json.loads(cli("new", "tale-4m", "--variant", "Q-MQA", "--out", tmp_path / "m", "--json").out)
+    assert (made["projections"], made["n_kv_head"]) == ("Q-K=V", 1)
+    assert json.loads(cli("import", GOLDEN / "mqa.pt", "--out", tmp_path / "i", "--json").out)["n_kv_head"] == 1
+    written = json.loads(cli("generate", text_bundle, "--prompt", "ab", "--tokens", 3, "--json").out)
+    assert len(written["ids"]) == 3
+    assert isinstance(written["text"], str)
+
+
+def test_a_fault_of_ours_is_no_traceback(cli, bundle, monkeypatch):
+    def broken(*arguments, **options):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("edgeqkv.open", broken)
+    outcome = cli("generate", bundle, "--ids", "1")
+    assert outcome.code == 70
+    assert "a fault of ours, please report it: ZeroDivisionError" in one_sentence(outcome)
+
+
+def test_a_prompt_that_is_no_text(cli, text_bundle):
+    assert "the prompt is not UTF-8 text" in one_sentence(cli("generate", text_bundle, "--prompt", "\udcff"))
+
+
+def test_import_and_new_replace_nothing(cli, tmp_path):
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf/config.json").write_text("{}")
+    for command in (["import", GOLDEN / "qkv.pt"], ["new", "tale-4m", "--variant", "QKV"]):
+        outcome = cli(*command, "--out", tmp_path / "hf")
+        assert outcome.code == 2
+        assert "exists and holds config.json, so it is not replaced" in one_sentence(outcome)
+    assert (tmp_path / "hf/config.json").read_text() == "{}"
 
 
 def test_debug_shows_the_traceback(cli, tmp_path):

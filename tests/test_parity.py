@@ -1,14 +1,15 @@
 """verify must pass what is the same function, and must not pass what is not."""
 
-import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import TINY, tiny_config, tiny_weights
+from conftest import tiny_config, tiny_weights
 
 import edgeqkv
 from edgeqkv.bundle import read_bundle
 from edgeqkv.model_folder import read_model, write_model
+from edgeqkv.parity import failures_of, thresholds
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def test_the_same_function_passes_and_is_recorded(pair):
     assert record.passed
     assert result.failures == ()
     assert record.max_abs_logit <= 1e-3
-    assert (record.greedy_identical, record.greedy_tokens) == (24, 24)
+    assert (record.greedy_identical, record.greedy_tokens) == (48, 48)
     assert record.perplexity == pytest.approx(record.perplexity_reference, rel=1e-5)
     assert record.text == "random token ids"
     assert read_bundle(bundle).parity == (record,)
@@ -66,6 +67,53 @@ def test_perplexity_and_kl_are_those_of_the_definition(pair):
     assert result.record.perplexity_reference == pytest.approx(np.exp(np.mean(losses)))
 
 
+@pytest.mark.parametrize(
+    ("weights", "cache", "limits"),
+    [
+        ("fp32", "fp32", {"max_abs_logit": 1e-3, "greedy_identical": 128}),
+        ("int8", "fp32", {"mean_kl": 2e-3, "perplexity_percent": 0.5}),
+        ("int8", "int8", {"mean_kl": 2e-3, "perplexity_percent": 1.0}),
+        ("fp32", "int8", {"mean_kl": 2e-3, "perplexity_percent": 1.0}),
+    ],
+)
+def test_the_limits(tiny_model, tmp_path, weights, cache, limits):
+    assert thresholds(edgeqkv.export(tiny_model(), tmp_path / "b", weights=weights, cache=cache)) == limits
+
+
+@pytest.mark.parametrize(
+    ("limit", "change"),
+    [
+        ({"max_abs_logit": 1e-3}, {"max_abs_logit": 1.01e-3}),
+        ({"mean_kl": 2e-3}, {"mean_kl": 2.01e-3}),
+        ({"mean_kl": 2e-3}, {"mean_kl": float("nan")}),
+        ({"greedy_identical": 48.0}, {"greedy_identical": 47}),
+        ({"perplexity_percent": 0.5}, {"perplexity_reference": 100.0, "perplexity": 100.51}),
+        ({"perplexity_percent": 0.5}, {"perplexity_reference": 100.0, "perplexity": 99.49}),
+    ],
+)
+def test_each_limit_alone(pair, limit, change):
+    model, bundle = pair
+    (result,) = edgeqkv.verify(bundle, model, tokens=60)
+    assert failures_of(replace(result.record, thresholds=limit)) == ()
+    assert len(failures_of(replace(result.record, thresholds=limit, **change))) == 1
+
+
+def test_a_cache_of_one_position_has_nothing_to_compare(cli, tiny_model, tmp_path):
+    model = tiny_model("Q-MQA")
+    edgeqkv.export(model, tmp_path / "one", capacity=1, cache="int8")
+    outcome = cli("verify", tmp_path / "one", "--against", model)
+    assert outcome.code == 2
+    assert "holds one position" in outcome.err
+
+
+def test_logits_that_are_not_finite_fail(cli, pair, monkeypatch):
+    model, bundle = pair
+    monkeypatch.setattr("edgeqkv.session.Session.step", lambda self, token: np.full(320, np.nan, np.float32))
+    outcome = cli("verify", bundle, "--against", model, "--tokens", 60)
+    assert outcome.code == 1
+    assert "not finite" in outcome.err
+
+
 def test_verify_against_another_configuration(cli, pair, tmp_path):
     _, bundle = pair
     config = tiny_config("Q-MQA")
@@ -73,7 +121,6 @@ def test_verify_against_another_configuration(cli, pair, tmp_path):
     outcome = cli("verify", bundle, "--against", tmp_path / "mqa")
     assert outcome.code == 2
     assert "holds a Q-K=V model" in outcome.err
-    assert TINY.variant == "QKV"
 
 
 def test_the_command_exits_1_when_a_check_fails(cli, pair, tmp_path):
@@ -81,9 +128,7 @@ def test_the_command_exits_1_when_a_check_fails(cli, pair, tmp_path):
     ok = cli("verify", bundle, "--against", model, "--tokens", 60)
     assert (ok.code, ok.err) == (0, "")
     assert "| passed |" in ok.out
-    other = tmp_path / "copy"
-    shutil.copytree(model, other)
-    read = read_model(other)
+    read, other = read_model(model), tmp_path / "other"
     write_model(other, read.config, dict(read.weights) | {"ln_f.bias": np.ones(64, np.float32)}, "# c\n")
     failed = cli("verify", bundle, "--against", other, "--tokens", 60)
     assert failed.code == 1

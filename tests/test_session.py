@@ -61,3 +61,8 @@ def test_generation_stops_when_the_cache_is_full(session):
     session.reset()
     assert list(session.generate([1, 2, 3], limit=5)) == tokens[:5]
     assert session.depth == 7
+
+
+def test_ragged_lists(session):
+    with pytest.raises(edgeqkv.EdgeQKVError, match="flat list"):
+        session.prefill([[1], [2, 3]])

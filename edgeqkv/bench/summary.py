@@ -9,16 +9,18 @@ RUNTIMES = {"onnx": "ONNX Runtime"}
 
 
 def summary(records: Sequence[Record]) -> str:
-    """Three tables: memory, speed, and each variant against the first record."""
+    """Memory and decode speed side by side first, then what is behind it, then each record against the first."""
     first = records[0]
     environment = first.environment
     lines = [
         f"{environment.cpu or environment.machine}, {environment.cores} cores, {environment.system}; {RUNTIMES[first.runtime]} "
         f"{first.runtime_version}, {first.threads} threads, {len(first.decode[0].seconds)} samples a cell, interleaved",
         "",
-        _memory(records),
+        _side_by_side(records),
         "",
         _speed(records),
+        "",
+        _memory(records),
     ]
     if len(records) > 1:
         lines += ["", _ratios(records)]
@@ -26,57 +28,57 @@ def summary(records: Sequence[Record]) -> str:
 
 
 def _name(record: Record) -> str:
-    return f"{record.variant}, {record.cache} cache"
+    return f"{record.variant}, {record.weights} / {record.cache}"
 
 
-def _memory(records: Sequence[Record]) -> str:
-    depth = max(timing.depth for timing in records[0].decode)
+def _side_by_side(records: Sequence[Record]) -> str:
+    depth = records[0].decode[-1].depth
+    header = ["variant, weights / cache", "cache MiB", "peak RSS MiB", "private MiB", f"ms/token at {depth}", "tokens/s"]
     rows = []
     for record in records:
-        end, deep = record.memory["end"], record.memory[f"depth {depth}"]
-        rows.append(
-            [
-                _name(record),
-                mib(record.cache_bytes_analytic, 2),
-                mib(record.cache_bytes, 2),
-                mib(record.weights_bytes),
-                mib(end.peak_rss),
-                mib(deep.private),
-                f"{record.load_s * 1e3:,.0f}",
-            ]
-        )
-    return table(["variant", "cache MiB", "real", "files MiB", "peak RSS MiB", f"private MiB at {depth}", "load ms"], rows)
+        end, median = record.memory["end"], record.decode[-1].median
+        row = [_name(record), mib(record.cache_bytes, 2), mib(end.peak_rss), mib(end.private)]
+        rows.append([*row, f"{median * 1e3:.2f}", f"{1 / median:,.0f}"])
+    return table(header, rows)
 
 
 def _speed(records: Sequence[Record]) -> str:
     prompt = records[0].first_token.tokens
-    header = ["variant", f"first token ms ({prompt} prompt)", "prefill tokens/s"]
-    header += [f"at {timing.depth}: ms/token min, median, p90; tokens/s" for timing in records[0].decode]
+    header = ["min, median, p90", f"first token ms, {prompt} prompt", "prefill tokens/s"]
+    header += [f"ms/token at {timing.depth}" for timing in records[0].decode]
     rows = []
     for record in records:
-        first = record.first_token.median
-        rows.append([_name(record), f"{first * 1e3:,.1f}", f"{prompt / first:,.0f}", *map(_spread, record.decode)])
+        first = record.first_token
+        rows.append([_name(record), _spread(first, 1), f"{prompt / first.median:,.0f}", *map(_spread, record.decode)])
     return table(header, rows)
 
 
-def _spread(timing: Timing) -> str:
-    milliseconds = (f"{s * 1e3:.2f}" for s in (min(timing.seconds), timing.median, timing.quantile(90)))
-    return f"{' '.join(milliseconds)}; {1 / timing.median:,.0f}"
+def _spread(timing: Timing, digits: int = 2) -> str:
+    return " ".join(f"{s * 1e3:.{digits}f}" for s in (min(timing.seconds), timing.median, timing.quantile(90)))
+
+
+def _memory(records: Sequence[Record]) -> str:
+    header = ["MiB", "cache by formula", "cache in memory", "files", "RSS loaded", "RSS at end", "PSS at end", "load ms, once"]
+    rows = []
+    for record in records:
+        end, loaded = record.memory["end"], record.memory["loaded"]
+        row = [_name(record), mib(record.cache_bytes_analytic, 2), mib(record.cache_bytes, 2), mib(record.weights_bytes)]
+        rows.append([*row, mib(loaded.rss), mib(end.rss), mib(end.pss), f"{record.load_s * 1e3:,.0f}"])
+    return table(header, rows)
 
 
 def _ratios(records: Sequence[Record]) -> str:
     base = records[0]
-    header = [f"relative to {_name(base)}", "cache", "peak RSS"]
+    header = [f"relative to {_name(base)}", "cache", "peak RSS", "private"]
     header += [f"ms/token at {timing.depth}" for timing in base.decode]
     rows = []
     for record in records:
-        peak, base_peak = record.memory["end"].peak_rss, base.memory["end"].peak_rss
-        rows.append(
-            [
-                _name(record),
-                f"{record.cache_bytes / base.cache_bytes:.3f}",
-                f"{peak / base_peak:.2f}" if peak and base_peak else None,
-                *(f"{a.median / b.median:.2f}" for a, b in zip(record.decode, base.decode, strict=True)),
-            ]
-        )
+        end, base_end = record.memory["end"], base.memory["end"]
+        shares = [_share(end.peak_rss, base_end.peak_rss), _share(end.private, base_end.private)]
+        times = [f"{a.median / b.median:.2f}" for a, b in zip(record.decode, base.decode, strict=True)]
+        rows.append([_name(record), f"{record.cache_bytes / base.cache_bytes:.3f}", *shares, *times])
     return table(header, rows)
+
+
+def _share(part: int | None, whole: int | None) -> str | None:
+    return f"{part / whole:.2f}" if part and whole else None

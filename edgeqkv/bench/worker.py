@@ -93,6 +93,8 @@ def main() -> None:
             answer = verbs[request.pop("do")](**request)
         except edgeqkv.EdgeQKVError as error:
             answer = {"error": str(error), "exit_code": error.exit_code}
+        except Exception as error:  # a runtime's own errors have no common base class
+            answer = {"error": f"{type(error).__name__}: {error}", "exit_code": edgeqkv.EdgeQKVError.exit_code}
         print(json.dumps(answer), flush=True)
 
 

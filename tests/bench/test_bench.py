@@ -42,13 +42,17 @@ def test_records_hold_what_was_asked_for(cli, bundles, tmp_path):
 
 def test_the_table_compares_with_the_first_bundle(cli, bundles):
     outcome = cli("bench", *bundles, "--depths", "8", "--rounds", 1, "--steps", 2)
-    assert "| relative to QKV, fp32 cache | cache |" in outcome.out
-    assert "| Q-MQA, fp32 cache           | 0.125 |" in outcome.out
+    assert "| relative to QKV, int8 / fp32 | cache |" in outcome.out
+    assert "| Q-MQA, int8 / fp32           | 0.125 |" in outcome.out
+    first = outcome.out.split("\n\n")[1]
+    for column in ("cache MiB", "peak RSS MiB", "private MiB", "ms/token at 8", "tokens/s"):
+        assert column in first
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (["--results", "/nonexistent/r.jsonl"], "cannot write /nonexistent/r.jsonl: the folder /nonexistent does not exist"),
         (["--device", "ssh://board"], "unknown device 'ssh://board'; this version measures on: local"),
         (["--depths", "46"], "depth 46 and 8 measured steps do not fit a cache of 48 positions"),
         (["--depths", "1"], "depth 1 is too small"),

@@ -126,3 +126,14 @@ def test_widths_that_int8_blocks_do_not_divide(tmp_path):
     with pytest.raises(edgeqkv.EdgeQKVError, match="multiple of 16, found 40"):
         edgeqkv.export(tmp_path / "odd", tmp_path / "bundle")
     edgeqkv.export(tmp_path / "odd", tmp_path / "bundle", weights="fp32")
+
+
+@pytest.mark.parametrize("variant", ["Q-K=V", "Q-MQA"])
+def test_the_scales_of_an_int8_cache_are_in_the_graph_once(variant, tmp_path):
+    config = tiny_config(variant, n_head=8, n_kv_head=8)
+    layout = cache_layout(config, 32, "int8")
+    scales = {name: np.full(config.kv_dim, 0.1 + i, np.float32) for i, name in enumerate(layout.names)}
+    write_graph(build_graph(config, tiny_weights(config), layout, True, scales), tmp_path)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    held = [tensor for tensor in graph.initializer if tensor.name.startswith("cache.")]
+    assert sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in held) == layout.scale_bytes
