@@ -19,7 +19,7 @@ from edgeqkv.presets import preset, random_weights
 from edgeqkv.runtimes.onnx.engine import OnnxEngine
 from edgeqkv.tables import table
 
-DEPTHS = (128, 1024, 2000)
+CELLS = ((1, 128), (1, 1024), (1, 2000), (64, 1936))  # tokens, depth: decode, and a chunk of a long prompt
 KV_HEADS = (16, 8, 4, 2, 1)
 ROUNDS, STEPS, THREADS = 15, 4, 2
 CAPACITY = 2048
@@ -42,23 +42,24 @@ def _cell(seconds: list[float]) -> str:
 def main() -> None:
     forms = get_args(Attention)
     for cache in ("fp32", "int8"):
-        cells: dict[tuple[int, str, int], list[float]] = {}
+        samples: dict[tuple[int, str, int, int], list[float]] = {}
         with tempfile.TemporaryDirectory() as folder:
             engines = {(n, f): build(n, f, cache, Path(folder) / f"{n}-{f}") for n in KV_HEADS for f in forms}
             for engine in engines.values():  # real rows everywhere, as after a long prompt
                 for start in range(0, CAPACITY, 64):
                     engine.run(np.ones(64, np.int64), start)
             for _ in range(ROUNDS):
-                for depth in DEPTHS:
+                for tokens, depth in CELLS:
+                    ids = np.ones(tokens, np.int64)
                     for (n, form), engine in engines.items():
                         for step in range(-1, STEPS):  # the first is a warm-up
                             start_time = time.perf_counter()
-                            engine.run(np.array([1]), depth + max(step, 0))
+                            engine.run(ids, depth)
                             if step >= 0:
-                                cells.setdefault((n, form, depth), []).append(time.perf_counter() - start_time)
-        header = ["KV heads", *(f"{form} at {depth}" for depth in DEPTHS for form in forms)]
-        rows = [[n, *(_cell(cells[n, form, depth]) for depth in DEPTHS for form in forms)] for n in KV_HEADS]
-        print(f"{cache} cache, 6 layers, {THREADS} threads, ms a step: min median of {ROUNDS * STEPS}\n")
+                                samples.setdefault((n, form, tokens, depth), []).append(time.perf_counter() - start_time)
+        header = ["KV heads", *(f"{form}, {tokens} at {depth}" for tokens, depth in CELLS for form in forms)]
+        rows = [[n, *(_cell(samples[n, form, *cell]) for cell in CELLS for form in forms)] for n in KV_HEADS]
+        print(f"{cache} cache, 6 layers, {THREADS} threads, ms for so many tokens at a depth: min median of {ROUNDS * STEPS}\n")
         print(table(header, rows) + "\n")
 
 
