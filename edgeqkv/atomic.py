@@ -45,6 +45,7 @@ def atomic_folder(target: Path, ours: tuple[str, ...] = ()) -> Iterator[Path]:
 
 def refuse_to_replace(target: Path, ours: tuple[str, ...] = ()) -> None:
     """Raise :class:`EdgeQKVError` when :func:`atomic_folder` would not replace ``target``, to know before long work."""
+    target = Path(target).resolve()
     held = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
     if held and not (ours and ours[0] in held and held <= set(ours)):
         raise EdgeQKVError(f"{target} exists and holds {min(held)}, so it is not replaced; remove it or name another folder")

@@ -65,7 +65,7 @@ def new_model(preset_name: str, variant: str, out: Path, seed: int = 0) -> Model
     config = preset(preset_name, variant)
     if seed < 0:
         raise EdgeQKVError(f"seed must be 0 or more, found {seed}")
-    refuse_to_replace(Path(out).resolve())
+    refuse_to_replace(Path(out))
     card = (
         f"# {config.variant} at {preset_name}: random weights\n\n"
         f"{parameter_count(config):,} parameters, seed {seed}, written by `edgeqkv new {preset_name} --variant {variant}`.\n\n"

@@ -57,7 +57,7 @@ def export_bundle(
             if value not in known:
                 raise EdgeQKVError(f"{what} {value!r} is not possible; this version can do {', '.join(known)}")
     require("onnx_ir", "onnx")
-    refuse_to_replace(Path(out).resolve(), ENTRIES)
+    refuse_to_replace(Path(out), ENTRIES)
     progress("reading the model")
     source = load_model(Path(model))
     config = source.config

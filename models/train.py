@@ -81,7 +81,7 @@ class Recipe:
     """``legs`` are (steps, peak learning rate): each warms up and falls along a cosine to a tenth of its peak."""
 
     seed: int = 20260604
-    legs: tuple[tuple[int, float], ...] = ((4000, 2e-3), (1000, 1e-3))
+    legs: tuple[tuple[int, float], ...] = ((4000, 2e-3), (1000, 1e-3), (1500, 1e-3))
     warmup: int = 200
     batch: int = 4
     betas: tuple[float, float] = (0.9, 0.95)
@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
 
-    refuse_to_replace(options.out.resolve())
+    refuse_to_replace(options.out)
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     projections, n_kv_head = parse_variant(options.variant, GEOMETRY.n_head)

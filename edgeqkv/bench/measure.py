@@ -20,7 +20,7 @@ from edgeqkv.model_folder import file_sha256
 
 @dataclass(frozen=True)
 class Plan:
-    """``depths`` are ascending; ``prompt`` is the length behind the time to first token."""
+    """``depths`` are ascending; ``prompt`` is the length behind the time to first token, and of a prefill ending at a depth."""
 
     depths: tuple[int, ...]
     threads: int
@@ -89,6 +89,7 @@ def measure(
             for depth in plan.depths:
                 for run in runs:
                     tick(f"{run.label}: decoding at {depth}")
+                    run.prefill(depth, plan)
                     run.decode(depth, plan)
         for run in runs:
             run.note_memory("end")
@@ -105,6 +106,7 @@ class _Run:
         self.loaded: dict[str, Any] = {}
         self.memory: dict[str, Memory] = {}
         self.first_tokens: list[float] = []
+        self.prefills: dict[tuple[int, int], list[float]] = {}
         self.steps: dict[int, list[float]] = {}
 
     def load(self, plan: Plan) -> None:
@@ -120,6 +122,11 @@ class _Run:
     def fill(self, depth: int) -> None:
         self.worker.ask("fill", depth=depth)
         self.note_memory(f"depth {depth}")
+
+    def prefill(self, depth: int, plan: Plan) -> None:
+        tokens = min(plan.prompt, depth)
+        answer = self.worker.ask("prefill", depth=depth - tokens, tokens=tokens)
+        self.prefills.setdefault((depth - tokens, tokens), []).append(answer["seconds"])
 
     def decode(self, depth: int, plan: Plan) -> None:
         self.steps.setdefault(depth, []).extend(self.worker.ask("decode", depth=depth, steps=plan.steps)["seconds"])
@@ -145,6 +152,7 @@ class _Run:
             threads=plan.threads,
             load_s=self.loaded["load_s"],
             first_token=Timing(0, plan.prompt, tuple(self.first_tokens)),
+            prefill=tuple(Timing(*cell, tuple(seconds)) for cell, seconds in self.prefills.items()),
             decode=tuple(Timing(depth, 1, tuple(seconds)) for depth, seconds in self.steps.items()),
             memory=self.memory,
             cache_bytes=self.loaded["cache_bytes"],

@@ -74,6 +74,7 @@ class Record:
     threads: int
     load_s: float
     first_token: Timing
+    prefill: tuple[Timing, ...]
     decode: tuple[Timing, ...]
     memory: dict[str, Memory]
     cache_bytes: int

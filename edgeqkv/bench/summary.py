@@ -44,12 +44,13 @@ def _side_by_side(records: Sequence[Record]) -> str:
 
 def _speed(records: Sequence[Record]) -> str:
     prompt = records[0].first_token.tokens
-    header = ["min, median, p90", f"first token ms, {prompt} prompt", "prefill tokens/s"]
-    header += [f"ms/token at {timing.depth}" for timing in records[0].decode]
+    header = ["ms: min, median, p90", f"first token, {prompt} prompt"]
+    header += [f"a token at {timing.depth}" for timing in records[0].decode]
+    header += [f"prefill tokens/s from {timing.depth}" for timing in records[0].prefill]
     rows = []
     for record in records:
-        first = record.first_token
-        rows.append([_name(record), _spread(first, 1), f"{prompt / first.median:,.0f}", *map(_spread, record.decode)])
+        prefill = (f"{timing.tokens / timing.median:,.0f}" for timing in record.prefill)
+        rows.append([_name(record), _spread(record.first_token, 1), *map(_spread, record.decode), *prefill])
     return table(header, rows)
 
 

@@ -1,8 +1,8 @@
 """The process that is measured: holds one bundle, takes one JSON request a line on stdin, answers one on stdout.
 
 Requests: {"do": "load", "bundle": DIR, "runtime": R, "threads": N}, {"do": "first_token", "tokens": N}, {"do": "fill",
-"depth": D}, {"do": "decode", "depth": D, "steps": N}, {"do": "memory"}. It imports no more than an app would: no torch, no
-command line.
+"depth": D}, {"do": "prefill", "depth": D, "tokens": N}, {"do": "decode", "depth": D, "steps": N}, {"do": "memory"}. It imports
+no more than an app would: no torch, no command line.
 """
 
 import dataclasses
@@ -62,6 +62,14 @@ class Worker:
             self.session.prefill(self._random(depth - self.session.depth))
         return {}
 
+    def prefill(self, depth: int, tokens: int) -> dict[str, Any]:
+        """Seconds of prefilling ``tokens`` more tokens at ``depth``, over rows that a fill has written before."""
+        ids = self._random(tokens)
+        self.session.depth = depth
+        start = time.perf_counter()
+        self.session.prefill(ids)
+        return {"seconds": time.perf_counter() - start}
+
     def decode(self, depth: int, steps: int) -> dict[str, Any]:
         """Seconds of each of ``steps`` single-token steps, the first at ``depth``, after two that are not counted."""
         # The rows are there since the fill; what they hold now does not matter to the clock.
@@ -85,7 +93,7 @@ class Worker:
 def main() -> None:
     worker = Worker()
     verbs: dict[str, Callable[..., dict[str, Any]]] = {
-        name: getattr(worker, name) for name in ("load", "first_token", "fill", "decode", "memory")
+        name: getattr(worker, name) for name in ("load", "first_token", "fill", "prefill", "decode", "memory")
     }
     for line in sys.stdin:
         request = json.loads(line)

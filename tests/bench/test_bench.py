@@ -33,6 +33,7 @@ def test_records_hold_what_was_asked_for(cli, bundles, tmp_path):
         assert [(t["depth"], len(t["seconds"])) for t in record["decode"]] == [(8, 6), (32, 6)]
         assert all(seconds > 0 for t in record["decode"] for seconds in t["seconds"])
         assert len(record["first_token"]["seconds"]) == 2
+        assert [(t["depth"], t["tokens"], len(t["seconds"])) for t in record["prefill"]] == [(0, 8, 2), (0, 32, 2)]
         assert list(record["memory"]) == ["start", "loaded", "depth 8", "depth 32", "end"]
         assert record["memory"]["end"]["peak_rss"] >= record["memory"]["loaded"]["rss"] > 0
         assert (record["threads"], record["runtime"], record["kernel"]) == (1, "onnx", "stock")
