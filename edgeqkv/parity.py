@@ -29,11 +29,11 @@ class Parity:
 
 
 def thresholds(manifest: Manifest) -> dict[str, float]:
-    """What an artifact has to keep, by the precision of its weights and cache."""
-    if manifest.weights.scheme == "int8":
-        return {"mean_kl": 2e-3, "perplexity_percent": 0.5 if manifest.cache.dtype == "fp32" else 1.0}
+    """What an artifact has to keep, by the precision of its cache and weights."""
     if manifest.cache.dtype == "int8":
-        return {"mean_kl": 2e-3, "perplexity_percent": 1.0}
+        return {"perplexity_percent": 1.0}
+    if manifest.weights.scheme == "int8":
+        return {"mean_kl": 2e-3, "perplexity_percent": 0.5}
     return {"max_abs_logit": 1e-3, "greedy_identical": float(GREEDY_TOKENS)}
 
 
