@@ -81,7 +81,7 @@ class Recipe:
     """``legs`` are (steps, peak learning rate): each warms up and falls along a cosine to a tenth of its peak."""
 
     seed: int = 20260604
-    legs: tuple[tuple[int, float], ...] = ((4000, 2e-3), (1000, 1e-3), (1500, 1e-3))
+    legs: tuple[tuple[int, float], ...] = ((4000, 2e-3), (1000, 1e-3))
     warmup: int = 200
     batch: int = 4
     betas: tuple[float, float] = (0.9, 0.95)
