@@ -190,7 +190,7 @@ class OnnxVerbs:
         return self.reshape(out, -1, config.d_model)
 
     def _attend_folded(self, q: ir.Value, k: ir.Value, v: ir.Value, key: str, value: str) -> ir.Value:
-        """Standard ONNX for few KV heads: the query heads that share a KV head become rows of one matrix, so that a step is
+        """Plain nodes for few KV heads: the query heads that share a KV head become rows of one matrix, so that a step is
         two batched matrix products over the filled part of the cache."""
         config = self.config
         n_kv_head, head_dim = config.n_kv_head, config.head_dim
