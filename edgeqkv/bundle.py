@@ -10,6 +10,7 @@ from edgeqkv.config import ModelConfig, parameter_count
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import TOKENIZER, file_sha256
 from edgeqkv.strict import from_json, read_json, to_json
+from edgeqkv.text_file import read_text
 
 FORMAT = 1
 MANIFEST = "edgeqkv.json"
@@ -226,9 +227,10 @@ def bundle_tokenizer(folder: Path, manifest: Manifest) -> Any:
     """The bundle's tokenizer; :class:`EdgeQKVError` when the model came without one."""
     if manifest.model.tokenizer_sha256 is None:
         raise EdgeQKVError(f"{folder} has no tokenizer, so it cannot take or write text; use --ids with token ids")
-    from edgeqkv.tokenizer import read_tokenizer
+    from edgeqkv.tokenizer import load_tokenizer
 
-    return read_tokenizer(Path(folder) / TOKENIZER)
+    path = Path(folder) / TOKENIZER
+    return load_tokenizer(read_text(path), str(path))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from edgeqkv.config import ModelConfig, Projections, parameter_count
 from edgeqkv.errors import EdgeQKVError, require
 from edgeqkv.model_folder import Model, check_weights, file_sha256, write_model
+from edgeqkv.text_file import read_text
 
 GPT2_ROWS, GPT2_TOKENS = 50304, 50257
 
@@ -93,10 +94,10 @@ def import_checkpoint(path: Path, out: Path, tokenizer: Path | None = None, toke
     """Write a checkpoint as a model folder. ``tokenizer`` is a tokenizer.json; its vocabulary sets ``token_count``."""
     text = None
     if tokenizer is not None:
-        from edgeqkv.tokenizer import read_tokenizer
+        from edgeqkv.tokenizer import load_tokenizer
 
-        vocabulary = read_tokenizer(Path(tokenizer)).get_vocab_size()
-        text = Path(tokenizer).read_text(encoding="utf-8")
+        text = read_text(tokenizer)
+        vocabulary = load_tokenizer(text, str(tokenizer)).get_vocab_size()
         token_count = vocabulary if token_count is None else token_count
     model = read_checkpoint(path, token_count)
     card = (

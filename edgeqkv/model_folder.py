@@ -12,7 +12,8 @@ from edgeqkv.atomic import atomic_folder
 from edgeqkv.config import ModelConfig, parameter_shapes
 from edgeqkv.errors import EdgeQKVError, require
 from edgeqkv.strict import from_json, read_json, to_json
-from edgeqkv.tokenizer import read_tokenizer
+from edgeqkv.text_file import read_text
+from edgeqkv.tokenizer import load_tokenizer
 
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 
@@ -50,13 +51,14 @@ def read_model(folder: Path) -> Model:
     except safetensors.SafetensorError as error:
         raise EdgeQKVError(f"{path} is damaged or truncated ({error}); copy or import it again") from error
     check_weights(config, weights, str(path))
-    tokenizer = folder / TOKENIZER
-    if tokenizer.is_file():
-        read_tokenizer(tokenizer)  # refuse it now rather than on the device
+    tokenizer = None
+    if (folder / TOKENIZER).exists():
+        tokenizer = read_text(folder / TOKENIZER)
+        load_tokenizer(tokenizer, str(folder / TOKENIZER))  # refuse it now rather than on the device
     return Model(
         config=config,
         weights={name: weights[name] for name in parameter_shapes(config)},
-        tokenizer=tokenizer.read_text(encoding="utf-8") if tokenizer.is_file() else None,
+        tokenizer=tokenizer,
         sha256=file_sha256(path),
     )
 

@@ -13,6 +13,7 @@ from edgeqkv.errors import CheckFailed, EdgeQKVError, require
 from edgeqkv.model_folder import TOKENIZER, Model, load_model
 from edgeqkv.sample import token_windows
 from edgeqkv.session import Session
+from edgeqkv.text_file import read_text
 
 if TYPE_CHECKING:
     from edgeqkv.eager import EagerModel
@@ -69,7 +70,7 @@ def compare(
             "configuration; verify against the model it was exported from"
         )
     if model.tokenizer is None and manifest.model.tokenizer_sha256 is not None:
-        model = replace(model, tokenizer=(bundle / TOKENIZER).read_text(encoding="utf-8"))
+        model = replace(model, tokenizer=read_text(bundle / TOKENIZER))
     if manifest.cache.capacity < 2:
         raise EdgeQKVError(f"{bundle} holds one position, so that no token can be predicted from another: nothing to compare")
     eager = EagerModel(model.config, model.weights)
@@ -96,7 +97,7 @@ def compare(
             **comparison,  # type: ignore[arg-type]
         )
         failures = failures_of(record)
-        record = ParityRecord(**{**record.__dict__, "passed": not failures})
+        record = replace(record, passed=not failures)
         results.append(Parity(record, failures))
     return results
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import Model
+from edgeqkv.text_file import read_text
 from edgeqkv.tokenizer import load_tokenizer
 
 Purpose = Literal["calibration", "held_out"]
@@ -24,20 +25,13 @@ def token_windows(model: Model, purpose: Purpose, text: Path | None, tokens: int
         seed = {"calibration": 1, "held_out": 2}[purpose]
         ids = np.random.default_rng(seed).integers(model.config.token_count, size=tokens).tolist()
     else:
-        ids = load_tokenizer(model.tokenizer, "tokenizer.json").encode(read_text(purpose, text)).ids[:tokens]
+        ids = load_tokenizer(model.tokenizer, "tokenizer.json").encode(_text(purpose, text)).ids[:tokens]
     if len(ids) < 2:
         raise EdgeQKVError(f"{text or 'the sample'} holds {len(ids)} tokens; at least 2 are needed")
     return [ids[i : i + width] for i in range(0, len(ids), width)]
 
 
-def read_text(purpose: Purpose, text: Path | None) -> str:
+def _text(purpose: Purpose, text: Path | None) -> str:
     if text is None:
         return (files("edgeqkv") / "samples" / f"{purpose}.txt").read_text(encoding="utf-8")
-    try:
-        return Path(text).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise EdgeQKVError(f"{text} does not exist") from error
-    except OSError as error:
-        raise EdgeQKVError(f"{text} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise EdgeQKVError(f"{text} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    return read_text(text)

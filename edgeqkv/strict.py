@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.text_file import read_text
 
 T = TypeVar("T")
 
@@ -26,12 +27,8 @@ def to_json(value: Any) -> str:
 def read_json(path: Path) -> Any:
     """The parsed content of a JSON file; :class:`EdgeQKVError` when it is missing or is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise EdgeQKVError(f"{path} does not exist") from error
-    except OSError as error:
-        raise EdgeQKVError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise EdgeQKVError(f"{path} is not a JSON file: {error}") from error
 
 

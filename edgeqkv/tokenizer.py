@@ -1,20 +1,9 @@
 """Text to token ids and back, by Hugging Face ``tokenizers``; a model without a tokenizer is driven by ids."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from edgeqkv.errors import EdgeQKVError, require
-
-
-def read_tokenizer(path: Path) -> Any:
-    """A ``tokenizers.Tokenizer`` from a tokenizer.json file."""
-    try:
-        return load_tokenizer(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError as error:
-        raise EdgeQKVError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise EdgeQKVError(f"{path} is not a readable tokenizer.json: {error}") from error
 
 
 def load_tokenizer(text: str, where: str) -> Any:

@@ -1,5 +1,6 @@
 """Static scales of an int8 cache: the largest value that each channel takes over a text, divided by 127."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from edgeqkv.cache import CacheLayout, cache_name
+from edgeqkv.config import ModelConfig
 from edgeqkv.decoder import decoder
 from edgeqkv.eager import EagerVerbs
 from edgeqkv.model_folder import Model
@@ -19,7 +21,7 @@ HEADROOM = 1.05  # a value that calibration did not meet is clipped; a little ro
 class _Observer(EagerVerbs):
     """Eager verbs that remember the largest magnitude of every channel that is cached."""
 
-    def __init__(self, config, weights, largest: dict[str, Tensor]) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], largest: dict[str, Tensor]) -> None:
         super().__init__(config, weights)
         self.largest = largest
 

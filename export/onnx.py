@@ -65,7 +65,8 @@ class OnnxVerbs:
         self.total_int32 = self.op("Cast", self.op("Squeeze", self.total), to=ir.DataType.INT32)
         last = self.op("Sub", self.total, self.ints("one", [1]))
         self.last_int32 = self.op("Cast", last, to=ir.DataType.INT32)
-        self.mask = self._causal_mask() if attention == "folded" else None
+        if attention == "folded":
+            self.mask, self.scores_shape = self._causal_mask(), self._shape_of_scores()
 
     # -- building blocks ------------------------------------------------------------------------------------------
 
@@ -204,7 +205,7 @@ class OnnxVerbs:
             rows = self.op("Mul", rows, self._scale_of_heads(key))
         transposed = {"transB": 1, "alpha": 1 / math.sqrt(head_dim)}
         scores = self.op("FusedMatMul", rows, keys, domain=CONTRIB, **transposed)  # [n_kv_head, T * group, depth]
-        by_token = self.op("Reshape", scores, self._scores_shape())
+        by_token = self.op("Reshape", scores, self.scores_shape)
         weights = self.op("Softmax", self.op("Add", by_token, self.mask), axis=-1)
         out = self.op("MatMul", self.op("Reshape", weights, self.op("Shape", scores)), values)
         if self.layout.dtype == "int8":
@@ -240,12 +241,10 @@ class OnnxVerbs:
         yes, no = (self.constant(f"mask.{v}", np.array(v, np.float32)) for v in (0.0, -np.inf))
         return self.op("Where", visible, yes, no)
 
-    def _scores_shape(self) -> ir.Value:
-        if "scores" not in self.__dict__:
-            n_kv_head, group = self.config.n_kv_head, self.config.n_head // self.config.n_kv_head
-            parts = [self.ints("n_kv_head", [n_kv_head]), self.tokens, self.ints("group", [group]), self.total]
-            self.scores = self.op("Concat", *parts, axis=0)
-        return self.scores
+    def _shape_of_scores(self) -> ir.Value:
+        n_kv_head, group = self.config.n_kv_head, self.config.n_head // self.config.n_kv_head
+        parts = [self.ints("n_kv_head", [n_kv_head]), self.tokens, self.ints("group", [group]), self.total]
+        return self.op("Concat", *parts, axis=0)
 
     # -- the model ------------------------------------------------------------------------------------------------
 
