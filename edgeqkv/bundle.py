@@ -5,15 +5,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgeqkv.atomic import atomic_write
-from edgeqkv.cache import CacheDtype, CacheLayout
+from edgeqkv.cache import CacheDtype, CacheLayout, ScaleLayout
 from edgeqkv.config import ModelConfig, parameter_count
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import TOKENIZER, file_sha256
 from edgeqkv.strict import from_json, read_json, to_json
 from edgeqkv.text_file import read_text
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "edgeqkv.json"
+Runtime = Literal["onnx"]
+Kernel = Literal["fused", "stock"]
 ENTRIES = (MANIFEST, TOKENIZER, "onnx")  # all that a bundle holds at its top
 
 
@@ -32,8 +34,10 @@ class ModelEntry:
 class CacheEntry:
     """The cache in words that a runtime in any language can allocate from.
 
-    ``shape`` is that of each tensor; ``layout`` names its axes. ``scales`` maps a tensor's name to its static scales
-    [n_kv_head * head_dim], empty for floating point.
+    ``shape`` is that of each tensor; ``layout`` names its axes. ``scale_layout`` is explained by
+    :class:`edgeqkv.cache.CacheLayout`: with "per_token" the buffers ``scale_names``, float32 of ``scale_shape``
+    [batch, kv_head, position], belong to the cache; with "static" ``scales`` maps a tensor's name to its constant scales
+    [n_kv_head * head_dim]. ``bytes`` includes all scales.
     """
 
     tensors: tuple[str, ...]
@@ -41,7 +45,9 @@ class CacheEntry:
     dtype: CacheDtype
     shape: tuple[int, ...]
     layout: Literal["batch, kv_head, position, channel"]
-    scale_layout: Literal["none", "static"]
+    scale_layout: ScaleLayout
+    scale_names: tuple[str, ...]
+    scale_shape: tuple[int, ...]
     scales: dict[str, tuple[float, ...]]
     capacity: int
     bytes: int
@@ -83,12 +89,16 @@ class EntryPoint:
 class Artifact:
     """One runtime's files: paths relative to the bundle, each with its sha256; the first is the one to load.
 
-    ``prefill_chunk`` is how many tokens a runtime should feed at once: it bounds the memory that prefill takes.
+    Artifacts may share files. ``kernel`` is "stock" when the runtime's own operators attend and "fused" when ours do;
+    ``operators`` are those that the runtime does not bring, by domain::name. ``cache`` is what this artifact keeps between
+    steps. ``prefill_chunk`` is how many tokens a runtime should feed at once: it bounds the memory that prefill takes.
     """
 
-    runtime: Literal["onnx"]
-    kernel: Literal["stock"]
+    runtime: Runtime
+    kernel: Kernel
     attention: str
+    operators: tuple[str, ...]
+    cache: CacheEntry
     files: dict[str, str]
     runtime_version: str
     prefill_chunk: int
@@ -118,22 +128,23 @@ class ParityRecord:
 
 @dataclass(frozen=True)
 class Manifest:
+    """``artifacts`` are in the order of preference; all have one ``capacity``."""
+
     format: int
     edgeqkv: str
     model: ModelEntry
-    cache: CacheEntry
+    capacity: int
     weights: WeightsEntry
     artifacts: tuple[Artifact, ...]
     parity: tuple[ParityRecord, ...]
 
-    @property
-    def cache_layout(self) -> CacheLayout:
-        cache, config = self.cache, self.model.config
+    def cache_layout(self, artifact: Artifact) -> CacheLayout:
+        cache, config = artifact.cache, self.model.config
         return CacheLayout(
             n_layer=config.n_layer,
-            tensors=cache.tensors,
+            tensors=("k",) if config.v_is_k else ("k", "v"),
             n_kv_head=config.n_kv_head,
-            capacity=cache.capacity,
+            capacity=self.capacity,
             head_dim=config.head_dim,
             dtype=cache.dtype,
             scales=cache.scale_layout,
@@ -148,6 +159,8 @@ def cache_entry(layout: CacheLayout, scales: dict[str, tuple[float, ...]]) -> Ca
         shape=layout.shape,
         layout="batch, kv_head, position, channel",
         scale_layout=layout.scales,
+        scale_names=tuple(layout.scale_names),
+        scale_shape=layout.scale_shape,
         scales=scales,
         capacity=layout.capacity,
         bytes=layout.bytes,
@@ -183,7 +196,7 @@ def read_bundle(folder: Path) -> Manifest:
 
 def _check(manifest: Manifest, where: str) -> None:
     """What the types do not say: the parts of a manifest have to agree, and every runtime relies on it."""
-    layout, model, cache = manifest.cache_layout, manifest.model, manifest.cache
+    model = manifest.model
 
     def demand(holds: bool, what: str) -> None:
         if not holds:
@@ -191,23 +204,25 @@ def _check(manifest: Manifest, where: str) -> None:
 
     expected = model.config.variant, parameter_count(model.config)
     demand((model.variant, model.parameters) == expected, "variant or parameters do not agree with the configuration")
-    demand(cache_entry(layout, cache.scales) == cache, "the cache entry does not agree with the model's geometry")
-    width = layout.n_kv_head * layout.head_dim if layout.scales == "static" else 0
-    demand(
-        {name: len(scale) for name, scale in cache.scales.items()} == (dict.fromkeys(layout.names, width) if width else {}),
-        "the cache scales do not belong to the cache tensors",
-    )
+    demand(bool(manifest.artifacts), "it has no artifact")
+    kinds = [(artifact.runtime, artifact.kernel) for artifact in manifest.artifacts]
+    demand(len(set(kinds)) == len(kinds), "two artifacts are for the same runtime and kernel")
     for artifact in manifest.artifacts:
-        name = f"the {artifact.runtime} artifact"
+        name, layout, cache = f"the {artifact.runtime} {artifact.kernel} artifact", manifest.cache_layout(artifact), artifact.cache
+        demand(cache_entry(layout, cache.scales) == cache, f"the cache of {name} does not agree with the model's geometry")
+        width = layout.n_kv_head * layout.head_dim
+        widths = dict.fromkeys(layout.names, width) if layout.scales == "static" else {}
+        found = {tensor: len(scale) for tensor, scale in cache.scales.items()}
+        demand(found == widths, f"the static scales of {name} do not belong to its cache")
         demand(bool(artifact.files) and bool(artifact.entry_points), f"{name} has no files or no entry points")
         inside = all(not PurePosixPath(f).is_absolute() and ".." not in PurePosixPath(f).parts for f in artifact.files)
         demand(inside, f"{name} names files outside the bundle")
         demand(artifact.prefill_chunk >= 1, f"{name} has a prefill_chunk below 1")
         for entry in artifact.entry_points:
             outputs = {port.name for port in entry.outputs} - {"logits"}
-            demand(set(layout.names) <= {port.name for port in entry.inputs}, f"{name} does not take the cache tensors")
+            demand(set(layout.buffers) <= {port.name for port in entry.inputs}, f"{name} does not take the cache tensors")
             demand(entry.aliases.keys() == outputs, f"{name} does not say where its cache outputs lie")
-            demand(set(entry.aliases.values()) == set(layout.names), f"{name} does not update every cache tensor")
+            demand(set(entry.aliases.values()) == set(layout.buffers), f"{name} does not update every cache tensor")
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

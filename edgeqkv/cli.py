@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a check failed, 2 the input was wrong, 3 the environment l
 import dataclasses
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     help="Train with K = V, ship with one cache.",
 )
 
+SCALES = {"none": "no scales", "static": "static scales", "per_token": "a scale for each token and KV head"}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Text = Annotated[Path | None, typer.Option("--text", help="UTF-8 text file to use instead of the built-in sample.")]
@@ -68,10 +70,13 @@ def inspect(
     if seen.bundle is not None:
         for artifact in seen.bundle.artifacts:
             scheme = seen.bundle.weights.scheme
-            print(f"{artifact.runtime} {artifact.runtime_version}: {scheme} weights, {artifact.attention} attention")
+            print(
+                f"{artifact.runtime} {artifact.runtime_version}, {artifact.kernel} kernel: {scheme} weights, {artifact.attention} "
+                f"attention; {artifact.cache.dtype} cache, {SCALES[artifact.cache.scale_layout]}, {artifact.cache.bytes:,} bytes"
+            )
         for record in seen.bundle.parity:
             print(
-                f"verified on {record.runtime}: {'passed' if record.passed else 'FAILED'}, perplexity {record.perplexity:.2f}"
+                f"verified on {record.runtime} {record.kernel}: {'passed' if record.passed else 'FAILED'}, perplexity {record.perplexity:.2f}"
             )
     print(f"\ncache at {seen.capacity:,} positions, {seen.cache_dtype}\n")
     rows = [
@@ -131,9 +136,9 @@ def export(
     out: Out,
     target: Annotated[list[str], typer.Option(help="onnx")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
     weights: Annotated[str, typer.Option(help="int8 or fp32.")] = "int8",
-    cache: Annotated[str, typer.Option(help="fp32 or int8.")] = "fp32",
+    cache: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     capacity: Annotated[int | None, typer.Option(help="Positions of the cache; by default all the model has.")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="Text for the scales of an int8 cache.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Text for the static scales of the stock int8 cache.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a bundle that a device can run."""
@@ -154,10 +159,11 @@ def export(
     if as_json:
         _print_json(manifest)
         return
-    size = sum((out / name).stat().st_size for artifact in manifest.artifacts for name in artifact.files)
+    size = sum((out / name).stat().st_size for name in {name for a in manifest.artifacts for name in a.files})
+    kinds = ", ".join(f"{a.runtime} {a.kernel} ({mib(a.cache.bytes, 2)} MiB)" for a in manifest.artifacts)
     print(
-        f"{out}: {manifest.model.variant} for {', '.join(a.runtime for a in manifest.artifacts)}, {weights} weights, "
-        f"{mib(size)} MiB; {cache} cache of {manifest.cache.capacity} positions, {mib(manifest.cache.bytes, 2)} MiB"
+        f"{out}: {manifest.model.variant}, {weights} weights, {mib(size)} MiB; {cache} cache of {manifest.capacity} positions "
+        f"for {kinds}"
     )
 
 
@@ -178,13 +184,14 @@ def verify(
     if tokens < 2:
         raise EdgeQKVError(f"--tokens must be at least 2, found {tokens}")
     with progress_bar("verify") as update:
-        results = compare(bundle, against, text, tokens, progress=lambda d, t: update("", d, t))
+        results = compare(bundle, against, text, tokens, lambda d, t: update("", d, t), _note)
     if as_json:
         _print_json([result.record for result in results])
     else:
         rows = [
             [
                 r.runtime,
+                r.kernel,
                 r.tokens,
                 f"{r.max_abs_logit:.1e}",
                 f"{r.mean_kl:.1e}",
@@ -198,6 +205,7 @@ def verify(
         ]
         header = [
             "runtime",
+            "kernel",
             "tokens",
             "max |Δlogit|",
             "mean KL nats",
@@ -211,7 +219,7 @@ def verify(
     for result in results:
         record_parity(bundle, result.record)
         for failure in result.failures:
-            print(f"edgeqkv: {result.record.runtime}: {failure}", file=sys.stderr)
+            _note(f"{result.record.runtime} {result.record.kernel}: {failure}")
     if any(result.failures for result in results):
         raise typer.Exit(1)
 
@@ -226,6 +234,7 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Sample from the k best.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     runtime: Annotated[str | None, typer.Option(help="onnx")] = None,
+    kernel: Annotated[str | None, typer.Option(help="fused or stock; by default fused where it can be loaded.")] = None,
     threads: Annotated[int | None, typer.Option(help="By default the runtime's choice.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -239,7 +248,7 @@ def generate(
     if tokens is not None and tokens < 1:
         raise EdgeQKVError(f"--tokens must be at least 1, found {tokens}")
     sampler = Sampler(temperature, top_k, seed)
-    session = edgeqkv.open(bundle, runtime=runtime, threads=threads)
+    session = edgeqkv.open(bundle, runtime=runtime, kernel=kernel, threads=threads)
     tokenizer = bundle_tokenizer(bundle, session.manifest) if prompt is not None else None
     start = _encode(tokenizer, prompt) if prompt is not None else _parse_ids(ids or "")
     stream = session.generate(start, sampler, tokens)
@@ -261,6 +270,9 @@ def generate(
 def bench(
     bundles: Annotated[list[Path], typer.Argument(help="Bundles to compare; the first one is the baseline.")],
     device: Annotated[str, typer.Option(help="local")] = "local",
+    kernels: Annotated[
+        str | None, typer.Option(help="fused, stock, or both separated by a comma; by default each bundle's best.")
+    ] = None,
     depths: Annotated[str | None, typer.Option(help="Filled positions to decode at, separated by commas.")] = None,
     threads: Annotated[int | None, typer.Option(help="By default one for each core.")] = None,
     rounds: Annotated[int, typer.Option(help="Times that every cell is visited.")] = 5,
@@ -274,10 +286,11 @@ def bench(
     from edgeqkv.progress import progress_bar
 
     wanted = _parse_ids(depths, "--depths") if depths is not None else None
+    chosen = kernels.split(",") if kernels is not None else [None]
     if results is not None and not results.resolve().parent.is_dir():  # before minutes of measuring, not after
         raise EdgeQKVError(f"cannot write {results}: the folder {results.parent} does not exist")
     with progress_bar("bench") as update:
-        records = measure(bundles, device, wanted, threads, rounds, steps, update)
+        records = measure(bundles, device, chosen, wanted, threads, rounds, steps, update)
     if as_json:
         _print_json(records)
     else:
@@ -308,6 +321,10 @@ def _parse_ids(text: str, option: str = "--ids") -> list[int]:
         raise EdgeQKVError(f"{option} takes whole numbers separated by commas, found {text!r}") from error
 
 
+def _note(text: str) -> None:
+    print(f"edgeqkv: {text}", file=sys.stderr)
+
+
 def _print_json(value: Any) -> None:
     def plain(v: Any) -> Any:
         return [plain(item) for item in v] if isinstance(v, list) else dataclasses.asdict(v)
@@ -316,20 +333,19 @@ def _print_json(value: Any) -> None:
 
 
 def main() -> None:
-    """Entry point: our errors become one sentence on stderr and their exit code."""
+    """Entry point: our errors become one sentence on stderr and their exit code, our warnings one sentence."""
+    warnings.showwarning = lambda message, *_: _note(str(message))
     try:
         app()
     except EdgeQKVError as error:
         if "--debug" in sys.argv:
             raise
-        print(f"edgeqkv: {error}", file=sys.stderr)
+        _note(str(error))
         raise SystemExit(error.exit_code) from None
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        print(
-            f"edgeqkv: a fault of ours, please report it: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr
-        )
+        _note(f"a fault of ours, please report it: {type(error).__name__}: {error} (--debug shows more)")
         raise SystemExit(70) from None
 
 

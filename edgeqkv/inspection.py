@@ -54,8 +54,8 @@ def inspect_path(path: Path, capacity: int | None, dtype: CacheDtype | None) -> 
     if path.is_dir() and is_bundle(path):
         manifest = read_bundle(path)
         config, kind, has_tokenizer = manifest.model.config, "bundle", manifest.model.tokenizer_sha256 is not None
-        capacity = manifest.cache.capacity if capacity is None else capacity
-        dtype = dtype or manifest.cache.dtype
+        capacity = manifest.capacity if capacity is None else capacity
+        dtype = dtype or manifest.artifacts[0].cache.dtype
     else:
         if path.is_dir() and not (path / "config.json").is_file():
             raise EdgeQKVError(f"{path} is neither a bundle (edgeqkv.json) nor a model folder (config.json)")

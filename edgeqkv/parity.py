@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import edgeqkv
-from edgeqkv.bundle import Manifest, ParityRecord, read_bundle, record_parity
-from edgeqkv.errors import CheckFailed, EdgeQKVError, require
+from edgeqkv.bundle import Artifact, Manifest, ParityRecord, read_bundle, record_parity
+from edgeqkv.errors import CheckFailed, EdgeQKVError, MissingPackage, require
 from edgeqkv.model_folder import TOKENIZER, Model, load_model
 from edgeqkv.sample import token_windows
 from edgeqkv.session import Session
@@ -29,12 +29,19 @@ class Parity:
     failures: tuple[str, ...]
 
 
-def thresholds(manifest: Manifest) -> dict[str, float]:
-    """What an artifact has to keep, by the precision of its cache and weights."""
-    if manifest.cache.dtype == "int8":
-        return {"perplexity_percent": 1.0}
-    if manifest.weights.scheme == "int8":
+def thresholds(manifest: Manifest, artifact: Artifact) -> dict[str, float]:
+    """What an artifact has to keep, by the precision of its cache and weights.
+
+    In percent of perplexity: int8 weights 0.5, an int8 cache with a scale for each token 0.5, with static scales 1; a bundle
+    with int8 in both places has 1. An fp16 cache is a rounding error beside int8 weights, and bounded by KL beside fp32 ones.
+    """
+    cache, int8_weights = artifact.cache, manifest.weights.scheme == "int8"
+    if cache.dtype == "int8":
+        return {"perplexity_percent": 0.5 if cache.scale_layout == "per_token" and not int8_weights else 1.0}
+    if int8_weights:
         return {"mean_kl": 2e-3, "perplexity_percent": 0.5}
+    if cache.dtype == "fp16":
+        return {"mean_kl": 1e-5, "perplexity_percent": 0.1}
     return {"max_abs_logit": 1e-3, "greedy_identical": float(GREEDY_TOKENS)}
 
 
@@ -52,8 +59,9 @@ def compare(
     text: Path | None = None,
     tokens: int = 4096,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Parity]:
-    """Compare every artifact of a bundle with the model folder or checkpoint ``against``.
+    """Compare every artifact of a bundle that can run here (``note`` is told of the others) with the model folder or checkpoint ``against``.
 
     Up to ``tokens`` tokens of ``text`` (by default a sample that ships with the package, from books that the models here never
     saw) are cut into windows of the bundle's capacity. The first window is fed token by token from an empty cache; each
@@ -71,17 +79,21 @@ def compare(
         )
     if model.tokenizer is None and manifest.model.tokenizer_sha256 is not None:
         model = replace(model, tokenizer=read_text(bundle / TOKENIZER))
-    if manifest.cache.capacity < 2:
+    if manifest.capacity < 2:
         raise EdgeQKVError(f"{bundle} holds one position, so that no token can be predicted from another: nothing to compare")
     eager = EagerModel(model.config, model.weights)
-    windows = token_windows(model, "held_out", text, tokens, manifest.cache.capacity)
+    windows = token_windows(model, "held_out", text, tokens, manifest.capacity)
     results = []
     for artifact in manifest.artifacts:
-        session = edgeqkv.open(bundle, runtime=artifact.runtime)
+        try:
+            session = edgeqkv.open(bundle, runtime=artifact.runtime, kernel=artifact.kernel)
+        except MissingPackage as missing:
+            note(f"{artifact.runtime} {artifact.kernel} is not compared: {missing}")
+            continue
         comparison = _compare(session, eager, windows, progress)
-        length = min(GREEDY_TOKENS, manifest.cache.capacity)
+        length = min(GREEDY_TOKENS, manifest.capacity)
         identical = _greedy_agreement(session, eager, windows[0], length)
-        limits = thresholds(manifest)
+        limits = thresholds(manifest, artifact)
         if "greedy_identical" in limits:
             limits["greedy_identical"] = float(length)
         record = ParityRecord(
@@ -99,6 +111,8 @@ def compare(
         failures = failures_of(record)
         record = replace(record, passed=not failures)
         results.append(Parity(record, failures))
+    if not results:
+        raise MissingPackage(f"{bundle} holds nothing that can run here")
     return results
 
 
@@ -119,7 +133,7 @@ def _compare(
                 ours = session.step(window[position])
             a, b = reference[position], ours[:known].astype(np.float64)
             if not np.isfinite(b).all():
-                raise CheckFailed(f"{session.artifact.runtime}: the logits after {position + 1} tokens are not finite")
+                raise CheckFailed(f"{session.artifact.runtime} {session.artifact.kernel}: the logits after {position + 1} tokens are not finite")
             log_a, log_b = _log_softmax(a), _log_softmax(b)
             largest = max(largest, float(np.abs(a - b).max()))
             kl += float((np.exp(log_a) * (log_a - log_b)).sum())

@@ -19,7 +19,7 @@ class Engine(Protocol):
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of the cache buffers that are really there."""
+        """Bytes of the cache buffers that are really there, those of scales for each token included."""
 
     def run(self, ids: np.ndarray, position: int) -> np.ndarray:
         """Append ids (int64 [T]) at ``position``; logits of the last one, float32 [vocab_size]."""
@@ -41,12 +41,13 @@ class Session:
     @property
     def capacity(self) -> int:
         """Positions that the cache holds."""
-        return self.manifest.cache.capacity
+        return self.manifest.capacity
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of the whole cache in this process, quantisation scales included."""
-        return self._engine.cache_bytes + self.manifest.cache.scale_bytes
+        cache = self.artifact.cache
+        return self._engine.cache_bytes + (cache.scale_bytes if cache.scale_layout == "static" else 0)
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
         """Append token ids, any number that fits; logits of the last one, float32 [vocab_size].

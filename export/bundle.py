@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from edgeqkv.bundle import (
     FORMAT,
     Artifact,
     EntryPoint,
+    Kernel,
     Manifest,
     ModelEntry,
     Port,
@@ -28,7 +29,8 @@ from edgeqkv.model_folder import TOKENIZER, Model, file_sha256, load_model
 
 TARGETS = ("onnx",)
 WEIGHTS = ("int8", "fp32")
-CACHES = ("fp32", "int8")
+CACHES = ("fp32", "fp16", "int8")
+INT8_SCALES: dict[Kernel, Literal["static", "per_token"]] = {"fused": "per_token", "stock": "static"}
 PREFILL_CHUNK = 64  # activations, and so the peak of memory, grow with it; the weights are read once a chunk
 
 
@@ -47,6 +49,9 @@ def export_bundle(
     ``capacity`` is the number of positions of the static cache, by default all that the model was trained with.
     ``calibration`` is a text file for the static scales of an int8 cache; a small sample is built in. ``progress`` is told
     each stage. Raises :class:`EdgeQKVError`, and then leaves nothing behind.
+
+    For ONNX the bundle holds two graphs over one weight file. The fused one attends with our operator, which quantises an int8
+    cache as it writes it, with a scale for each token; the stock one needs only what ONNX Runtime brings, and has static scales.
     """
     if isinstance(targets, str) or not targets:
         raise EdgeQKVError(f"targets is a list of at least one of {', '.join(TARGETS)}, found {targets!r}")
@@ -61,18 +66,19 @@ def export_bundle(
     progress("reading the model")
     source = load_model(Path(model))
     config = source.config
-    layout = cache_layout(config, config.n_positions if capacity is None else capacity, cache)
+    capacity = config.n_positions if capacity is None else capacity
+    layouts = {kernel: cache_layout(config, capacity, cache, scales) for kernel, scales in INT8_SCALES.items()}
     blocks = {str(w): block_size(w) for w in sorted({config.d_model, config.d_mlp})} if weights == "int8" else {}
     scales: dict[str, np.ndarray] = {}
-    if layout.scales == "static":
+    if layouts["stock"].scales == "static":
         require("torch", "torch")
         from edgeqkv.export.calibrate import cache_scales
 
         progress("calibrating the int8 cache")
-        scales = cache_scales(source, layout, Path(calibration) if calibration else None)
+        scales = cache_scales(source, layouts["stock"], Path(calibration) if calibration else None)
     with atomic_folder(Path(out), ours=ENTRIES) as scratch:
-        progress("building the ONNX graph")
-        artifact = _onnx_artifact(source, layout, weights == "int8", scales, scratch)
+        progress("building the ONNX graphs")
+        artifacts = _onnx_artifacts(source, layouts, weights == "int8", scales, scratch)
         tokenizer_sha256 = None
         if source.tokenizer is not None:
             (scratch / TOKENIZER).write_text(source.tokenizer, encoding="utf-8")
@@ -81,42 +87,56 @@ def export_bundle(
             format=FORMAT,
             edgeqkv=edgeqkv.__version__,
             model=ModelEntry(config.variant, config, parameter_count(config), source.sha256, tokenizer_sha256),
-            cache=cache_entry(layout, {name: tuple(float(str(x)) for x in scale) for name, scale in scales.items()}),
+            capacity=capacity,
             weights=WeightsEntry(weights, blocks),
-            artifacts=(artifact,),
+            artifacts=artifacts,
             parity=(),
         )
         write_manifest(scratch, manifest)
     return manifest
 
 
-def _onnx_artifact(
-    source: Model, layout: CacheLayout, int8_weights: bool, scales: dict[str, np.ndarray], folder: Path
-) -> Artifact:
-    from edgeqkv.export.onnx import DATA_FILE, MODEL_FILE, aliases, attention_form, build_graph, write_graph
+def _onnx_artifacts(
+    source: Model, layouts: dict[Kernel, CacheLayout], int8_weights: bool, scales: dict[str, np.ndarray], folder: Path
+) -> tuple[Artifact, ...]:
+    """The fused graph first: it is preferred where its operator can be loaded."""
+    from edgeqkv.export.onnx import DATA_FILE, FUSED_OPERATOR, OURS, Attention, aliases, attention_form, build_graph, write_graphs
 
-    graph = build_graph(source.config, source.weights, layout, int8_weights, scales)
-    write_graph(graph, folder / "onnx")
-    files = [f"onnx/{name}" for name in (MODEL_FILE, DATA_FILE) if (folder / "onnx" / name).is_file()]
-    return Artifact(
-        runtime="onnx",
-        kernel="stock",
-        attention=attention_form(source.config, layout.dtype),
-        files={name: file_sha256(folder / name) for name in files},
-        runtime_version=require("onnxruntime", "onnx").__version__,
-        prefill_chunk=min(PREFILL_CHUNK, layout.capacity),
-        entry_points=(_entry_point(source.config, layout, aliases(graph)),),
-    )
+    config, shared = source.config, dict[str, Any]()
+    forms: dict[Kernel, Attention] = {"fused": "fused", "stock": attention_form(config, layouts["stock"].dtype)}
+    files: dict[Kernel, str] = {"fused": "model.fused.onnx", "stock": "model.onnx"}
+    graphs = {
+        kernel: build_graph(config, source.weights, layout, int8_weights, scales, forms[kernel], shared)
+        for kernel, layout in layouts.items()
+    }
+    write_graphs({files[kernel]: graph for kernel, graph in graphs.items()}, folder / "onnx")
+    present = {name: file_sha256(path) for name in (*files.values(), DATA_FILE) if (path := folder / "onnx" / name).is_file()}
+    version = require("onnxruntime", "onnx").__version__
+
+    def artifact(kernel: Kernel, layout: CacheLayout) -> Artifact:
+        static = scales if layout.scales == "static" else {}
+        return Artifact(
+            runtime="onnx",
+            kernel=kernel,
+            attention=forms[kernel],
+            operators=(f"{OURS}::{FUSED_OPERATOR}",) if kernel == "fused" else (),
+            cache=cache_entry(layout, {name: tuple(float(str(x)) for x in scale) for name, scale in static.items()}),
+            files={f"onnx/{name}": present[name] for name in (files[kernel], DATA_FILE) if name in present},
+            runtime_version=version,
+            prefill_chunk=min(PREFILL_CHUNK, layout.capacity),
+            entry_points=(_entry_point(config, layout, aliases(graphs[kernel])),),
+        )
+
+    return tuple(artifact(kernel, layout) for kernel, layout in layouts.items())
 
 
 def _entry_point(config: ModelConfig, layout: CacheLayout, aliases: dict[str, str]) -> EntryPoint:
     """One entry point prefills and decodes; what goes in is ids and a position."""
-    dtype = {"fp32": "float32", "int8": "int8"}[layout.dtype]
     logits = Port("logits", "float32", (config.vocab_size,))
-    caches = {name: Port(name, dtype, layout.shape) for name in layout.names}
+    caches = {name: Port(name, dtype, shape) for name, (dtype, shape) in layout.buffers.items()}
     return EntryPoint(
         name="main",
         inputs=(Port("ids", "int64", ("tokens",)), Port("position", "int64", (1,)), *caches.values()),
-        outputs=(logits, *(Port(name, dtype, layout.shape) for name in aliases)),
+        outputs=(logits, *(Port(name, caches[source].dtype, caches[source].shape) for name, source in aliases.items())),
         aliases=aliases,
     )

@@ -1,14 +1,18 @@
-"""The decoder's verbs as ONNX nodes: one graph that prefills and decodes over a static cache, updated in place.
+"""The decoder's verbs as ONNX nodes: a graph that prefills and decodes over a static cache, updated in place.
 
 The graph is built, not traced: a tracer turns cache writes into copies of the whole cache. Activations are [T, width].
 
 ========  =======  ==================================================================================================
 input     ids      int64 [tokens], any number of them
 input     position int64 [1], how many positions of the cache are filled
-input     cache.N.k (and cache.N.v when the variant has a V), [1, n_kv_head, capacity, head_dim]
+input     cache.N.k (and cache.N.v when the variant has a V), [1, n_kv_head, capacity, head_dim]; with scales for each token
+          also cache.N.k.scale, [1, n_kv_head, capacity]
 output    logits   float32 [vocab_size] of the last token
-output    cache.N.k.out (.k.out_again, .v.out), to be bound to the memory of the input they succeed
+output    NAME.out for each of the cache's inputs, to be bound to the memory of the input it succeeds (and .k.out_again)
 ========  =======  ==================================================================================================
+
+Two graphs of one model share one weight file: the stock one has only operators that the runtime brings, the fused one attends
+with ours.
 """
 
 import math
@@ -27,20 +31,30 @@ from edgeqkv.export.quantize import quantize_rows
 
 OPSET = 24  # TensorScatter, the in-place cache write of standard ONNX
 CONTRIB = "com.microsoft"
-CACHE_TYPES = {"fp32": ir.DataType.FLOAT, "int8": ir.DataType.INT8}
-MODEL_FILE, DATA_FILE = "model.onnx", "model.data"
+OURS = "edgeqkv"
+FUSED_OPERATOR = "CachedAttention"
+TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "int8": ir.DataType.INT8}
+DATA_FILE = "model.data"
+INLINE_BYTES = 256  # smaller tensors (shapes, axes) stay in the graph, where shape inference can read them
 
-Attention = Literal["gqa", "folded"]
+Attention = Literal["gqa", "folded", "fused"]
 
 
 def attention_form(config: ModelConfig, dtype: CacheDtype) -> Attention:
-    """Which nodes attend: measured with ``python -m edgeqkv.bench.attention``, the reasons are in ARCHITECTURE.md."""
+    """Which of the runtime's own nodes attend: measured with ``python -m edgeqkv.bench.attention``, the reasons are in
+    ARCHITECTURE.md. An fp16 cache is always folded: GroupQueryAttention takes none beside fp32 queries."""
     shared_by = config.n_head // config.n_kv_head
+    if dtype == "fp16":
+        return "folded"
     return "folded" if shared_by >= (8 if dtype == "int8" else 4) else "gqa"
 
 
 class OnnxVerbs:
-    """Records nodes. ``scales`` maps a cache tensor's name to float32 [n_kv_head * head_dim] when the cache is int8."""
+    """Records nodes.
+
+    ``scales`` maps a cache tensor's name to float32 [n_kv_head * head_dim] when the cache has static scales. ``tensors`` holds
+    the constants made so far, by name: graphs that are given the same one share them.
+    """
 
     def __init__(
         self,
@@ -50,21 +64,23 @@ class OnnxVerbs:
         int8_weights: bool,
         scales: Mapping[str, np.ndarray],
         attention: Attention,
+        tensors: dict[str, ir.Tensor],
     ) -> None:
         self.config, self.weights, self.layout, self.scales = config, weights, layout, scales
-        self.int8_weights, self.attention = int8_weights, attention
+        self.int8_weights, self.attention, self.tensors = int8_weights, attention, tensors
         self.tape = Tape()
         self.initializers: dict[str, ir.Value] = {}
         self.ids, self.position = _value("ids", ir.DataType.INT64, ["tokens"]), _value("position", ir.DataType.INT64, [1])
-        self.caches = {name: _value(name, CACHE_TYPES[layout.dtype], layout.shape) for name in layout.names}
+        self.caches = {name: _value(name, TYPES[dtype], shape) for name, (dtype, shape) in layout.buffers.items()}
         self.inputs = [self.ids, self.position, *self.caches.values()]
         self.present: dict[str, ir.Value] = {}
         # What every layer needs to know about the step is computed once.
         self.tokens = self.op("Shape", self.ids)
         self.total = self.op("Add", self.position, self.tokens)
-        self.total_int32 = self.op("Cast", self.op("Squeeze", self.total), to=ir.DataType.INT32)
-        last = self.op("Sub", self.total, self.ints("one", [1]))
-        self.last_int32 = self.op("Cast", last, to=ir.DataType.INT32)
+        if attention == "gqa":
+            self.total_int32 = self.op("Cast", self.op("Squeeze", self.total), to=ir.DataType.INT32)
+            last = self.op("Sub", self.total, self.ints("one", [1]))
+            self.last_int32 = self.op("Cast", last, to=ir.DataType.INT32)
         if attention == "folded":
             self.mask, self.scores_shape = self._causal_mask(), self._shape_of_scores()
 
@@ -74,8 +90,13 @@ class OnnxVerbs:
         return self.tape.op(kind, list(inputs), attributes=attributes, domain=domain)  # type: ignore[arg-type]
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
+        if name not in self.tensors:
+            self.tensors[name] = ir.Tensor(np.ascontiguousarray(array), name=name)
+        return self._initializer(name)
+
+    def _initializer(self, name: str) -> ir.Value:
         if name not in self.initializers:
-            self.initializers[name] = self.tape.initializer(ir.Tensor(np.ascontiguousarray(array), name=name))
+            self.initializers[name] = self.tape.initializer(self.tensors[name])
         return self.initializers[name]
 
     def ints(self, name: str, values: list[int]) -> ir.Value:
@@ -89,12 +110,12 @@ class OnnxVerbs:
 
     def int8_parameter(self, name: str) -> tuple[ir.Value, ir.Value, int]:
         """Values uint8 [rows, blocks, block], scales [rows, blocks] and the block size of a quantised matrix."""
-        if f"{name}.int8" not in self.initializers:
+        if f"{name}.int8" not in self.tensors:
             quantized = quantize_rows(self.weights[name])
             self.constant(f"{name}.int8", quantized.values)
             self.constant(f"{name}.scales", quantized.scales)
-        values = self.initializers[f"{name}.int8"]
-        return values, self.initializers[f"{name}.scales"], int(values.shape[2])  # type: ignore[index,arg-type]
+        values = self._initializer(f"{name}.int8")
+        return values, self._initializer(f"{name}.scales"), int(values.shape[2])  # type: ignore[index,arg-type]
 
     # -- verbs ----------------------------------------------------------------------------------------------------
 
@@ -146,8 +167,8 @@ class OnnxVerbs:
 
     def attend(self, q: ir.Value, k: ir.Value, v: ir.Value, layer: int) -> ir.Value:
         key, value = cache_name(layer, "k"), cache_name(layer, "k" if v is k else "v")
-        form = self._attend_folded if self.attention == "folded" else self._attend_gqa
-        return form(q, k, v, key, value)
+        forms = {"gqa": self._attend_gqa, "folded": self._attend_folded, "fused": self._attend_fused}
+        return forms[self.attention](q, k, v, key, value)
 
     def last_token(self, x: ir.Value) -> ir.Value:
         return self.op("Slice", x, self.ints("minus_one", [-1]), self.ints("end", [2**31 - 1]), self.ints("axis.0", [0]))
@@ -161,7 +182,26 @@ class OnnxVerbs:
         minus_infinity = self.constant("minus_infinity", np.array(-np.inf, np.float32))
         return self.op("Pad", kept, self.ints("padding", [0, padding]), minus_infinity)
 
-    # -- the two forms of attention -------------------------------------------------------------------------------
+    # -- the forms of attention -----------------------------------------------------------------------------------
+
+    def _attend_fused(self, q: ir.Value, k: ir.Value, v: ir.Value, key: str, value: str) -> ir.Value:
+        """Our operator (runtimes/onnx/custom_op.cc): appends, and reads each cached row once."""
+        names: list[str | None] = []
+        for tensor in [key] if value == key else [key, value]:
+            names += [tensor, f"{tensor}.scale" if self.layout.scales == "per_token" else None]
+        while names[-1] is None:
+            names.pop()
+        inputs = [q, k, None if v is k else v, self.position, *(name and self.caches[name] for name in names)]
+        attributes = {"n_head": self.config.n_head, "n_kv_head": self.config.n_kv_head}
+        out, *present = self.tape.op_multi_out(
+            FUSED_OPERATOR, inputs, attributes=attributes, domain=OURS, num_outputs=1 + len(names)
+        )
+        for name, after in zip(names, present, strict=True):
+            if name is None:
+                after.name = ""  # how ONNX leaves out an optional output
+            else:
+                self.present[f"{name}.out"] = after
+        return out
 
     def _attend_gqa(self, q: ir.Value, k: ir.Value, v: ir.Value, key: str, value: str) -> ir.Value:
         """ONNX Runtime's fused op. For K-only one buffer is past_key and past_value at once: it is written twice with
@@ -219,12 +259,14 @@ class OnnxVerbs:
         if self.layout.dtype == "int8":
             zero = self.constant("zero_point", np.zeros(self.config.kv_dim, np.int8))
             x = self.op("QuantizeLinear", x, self._scale(name), zero, axis=1)
+        elif self.layout.dtype == "fp16":
+            x = self.op("Cast", x, to=ir.DataType.FLOAT16)
         update = self.op("Transpose", self.reshape(x, 1, -1, n_kv_head, head_dim), perm=[0, 2, 1, 3])
         present = self.op("TensorScatter", self.caches[name], update, self.position, axis=2)
         self.present[f"{name}.out"] = present
         filled = self.op("Slice", present, self.ints("zero", [0]), self.total, self.ints("axis.2", [2]))
         filled = self.reshape(filled, n_kv_head, -1, head_dim)
-        return self.op("Cast", filled, to=ir.DataType.FLOAT) if self.layout.dtype == "int8" else filled
+        return filled if self.layout.dtype == "fp32" else self.op("Cast", filled, to=ir.DataType.FLOAT)
 
     def _scale_of_heads(self, name: str) -> ir.Value:
         return self.reshape(self._scale(name), self.config.n_kv_head, 1, self.config.head_dim)
@@ -251,13 +293,14 @@ class OnnxVerbs:
     def model(self, logits: ir.Value) -> ir.Model:
         _name(logits, "logits", ir.DataType.FLOAT, [self.config.vocab_size])
         for name, value in self.present.items():
-            _name(value, name, CACHE_TYPES[self.layout.dtype], self.layout.shape)
+            dtype, shape = self.layout.buffers[aliased(name)]
+            _name(value, name, TYPES[dtype], shape)
         graph = ir.Graph(
             self.inputs,
             [logits, *self.present.values()],
             nodes=self.tape.nodes,
             initializers=list(self.initializers.values()),
-            opset_imports={"": OPSET, CONTRIB: 1},
+            opset_imports={"": OPSET, CONTRIB: 1, OURS: 1} if self.attention == "fused" else {"": OPSET, CONTRIB: 1},
             name=f"edgeqkv {self.config.variant}",
         )
         return ir.Model(graph, ir_version=11, producer_name="edgeqkv")
@@ -277,20 +320,33 @@ def build_graph(
     layout: CacheLayout,
     int8_weights: bool,
     scales: Mapping[str, np.ndarray],
-    attention: Attention | None = None,
+    attention: Attention,
+    tensors: dict[str, ir.Tensor] | None = None,
 ) -> ir.Model:
-    """The whole model as an ONNX graph with its weights in memory."""
-    verbs = OnnxVerbs(config, weights, layout, int8_weights, scales, attention or attention_form(config, layout.dtype))
+    """The whole model as an ONNX graph with its weights in memory, which graphs with the same ``tensors`` share."""
+    verbs = OnnxVerbs(config, weights, layout, int8_weights, scales, attention, {} if tensors is None else tensors)
     return verbs.model(decoder(verbs, config, verbs.ids))
 
 
+def aliased(output: str) -> str:
+    """The input that a cache output must share its memory with: cache.0.k for cache.0.k.out."""
+    return output.rsplit(".", 1)[0]
+
+
 def aliases(model: ir.Model) -> dict[str, str]:
-    """Which input each cache output must share its memory with: {"cache.0.k.out": "cache.0.k", ...}."""
+    """:func:`aliased` for each cache output of a graph."""
     names = [value.name or "" for value in model.graph.outputs]
-    return {name: name.rsplit(".", 1)[0] for name in names if name != "logits"}
+    return {name: aliased(name) for name in names if name != "logits"}
 
 
-def write_graph(model: ir.Model, folder: Path) -> None:
-    """model.onnx, and the weights in model.data beside it, which the runtime maps into memory (tiny ones stay in the graph)."""
+def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> None:
+    """Each model under its file name, and the weights of all once in model.data beside them, which the runtime maps."""
     folder.mkdir(parents=True, exist_ok=True)
-    ir.save(model, folder / MODEL_FILE, external_data=DATA_FILE)
+    initializers = [value for model in models.values() for value in model.graph.initializers.values()]
+    large = {value.name: value.const_value for value in initializers if value.const_value.nbytes >= INLINE_BYTES}
+    external = ir.external_data.convert_tensors_to_external(list(large.values()), folder, DATA_FILE)
+    stored = dict(zip(large, external, strict=True))
+    for value in initializers:
+        value.const_value = stored.get(value.name, value.const_value)
+    for file, model in models.items():
+        ir.save(model, folder / file)

@@ -1,10 +1,14 @@
 """The engines that run bundles, one folder each."""
 
+import warnings
 from pathlib import Path
 
-from edgeqkv.bundle import check_files, read_bundle
-from edgeqkv.errors import EdgeQKVError
+from edgeqkv.bundle import Artifact, Manifest, check_files, read_bundle
+from edgeqkv.errors import EdgeQKVError, MissingPackage
+from edgeqkv.native import WHY_MISSING, native_library
 from edgeqkv.session import Engine, Session
+
+ONNX_OPERATORS = "runtimes/onnx/libedgeqkv_onnx"
 
 
 def open_bundle(folder: Path, runtime: str | None, kernel: str | None, threads: int | None, check: bool) -> Session:
@@ -12,18 +16,37 @@ def open_bundle(folder: Path, runtime: str | None, kernel: str | None, threads: 
     if threads is not None and threads < 1:
         raise EdgeQKVError(f"threads must be at least 1, found {threads}")
     manifest = read_bundle(folder)
-    found = [a for a in manifest.artifacts if runtime in (None, a.runtime) and kernel in (None, a.kernel)]
-    if not found:
-        have = ", ".join(f"{a.runtime} ({a.kernel} kernel)" for a in manifest.artifacts) or "nothing"
-        asked = f"the runtime {runtime or 'any'!r}" + (f" with the kernel {kernel!r}" if kernel else "")
-        raise EdgeQKVError(f"{folder} holds nothing for {asked}; it was exported for: {have}")
+    artifact = choose_artifact(folder, manifest, runtime, kernel)
     if check:
         check_files(folder, manifest)
-    artifact = found[0]
     # One engine today; the next one adds its line here.
     from edgeqkv.runtimes.onnx.engine import OnnxEngine
 
-    model = folder / next(iter(artifact.files))
-    vocab_size = manifest.model.config.vocab_size
-    engine: Engine = OnnxEngine(model, manifest.cache_layout, artifact.entry_points[0].aliases, vocab_size, threads)
+    operators = native_library(ONNX_OPERATORS) if artifact.operators else None
+    engine: Engine = OnnxEngine(
+        folder / next(iter(artifact.files)),
+        manifest.cache_layout(artifact),
+        artifact.entry_points[0].aliases,
+        manifest.model.config.vocab_size,
+        threads,
+        operators,
+    )
     return Session(engine, manifest, artifact)
+
+
+def choose_artifact(folder: Path, manifest: Manifest, runtime: str | None, kernel: str | None) -> Artifact:
+    """The first artifact for ``runtime`` and ``kernel`` (None: any) whose operators this installation has.
+
+    A warning says so when a better one had to be passed over; :class:`MissingPackage` when none is left.
+    """
+    found = [a for a in manifest.artifacts if runtime in (None, a.runtime) and kernel in (None, a.kernel)]
+    if not found:
+        have = ", ".join(f"{a.runtime} ({a.kernel} kernel)" for a in manifest.artifacts)
+        asked = f"the runtime {runtime or 'any'!r}" + (f" with the kernel {kernel!r}" if kernel else "")
+        raise EdgeQKVError(f"{folder} holds nothing for {asked}; it was exported for: {have}")
+    able = [a for a in found if not a.operators or native_library(ONNX_OPERATORS)]
+    if not able:
+        raise MissingPackage(f"{folder} cannot run here: {WHY_MISSING}")
+    if able[0] is not found[0]:
+        warnings.warn(f"running the {able[0].kernel} graph, which is slower: {WHY_MISSING}", RuntimeWarning, stacklevel=3)
+    return able[0]

@@ -1,4 +1,4 @@
-"""The two forms of attention in the ONNX graph against each other: ``python -m edgeqkv.bench.attention``.
+"""The forms of attention in the ONNX graph against each other: ``python -m edgeqkv.bench.attention``.
 
 Six layers of the paper's 300M attention (16 query heads of 64) with a tiny MLP and vocabulary, so that attention is most of a
 step; every form and number of KV heads in one process, in turn. This is what ``attention_form`` was chosen from.
@@ -14,8 +14,10 @@ from typing import get_args
 import numpy as np
 
 from edgeqkv.cache import CacheDtype, cache_layout
-from edgeqkv.export.onnx import Attention, aliases, build_graph, write_graph
+from edgeqkv.export.onnx import Attention, aliases, build_graph, write_graphs
+from edgeqkv.native import native_library
 from edgeqkv.presets import preset, random_weights
+from edgeqkv.runtimes import ONNX_OPERATORS
 from edgeqkv.runtimes.onnx.engine import OnnxEngine
 from edgeqkv.tables import table
 
@@ -28,11 +30,12 @@ CAPACITY = 2048
 def build(n_kv_head: int, form: Attention, cache: CacheDtype, folder: Path) -> OnnxEngine:
     base = preset("paper-300m", "Q-K=V")
     config = replace(base, n_kv_head=n_kv_head, n_layer=6, d_mlp=16, vocab_size=16, token_count=16)
-    layout = cache_layout(config, CAPACITY, cache)
-    scales = {name: np.full(config.kv_dim, 0.02, np.float32) for name in layout.names} if cache == "int8" else {}
+    layout = cache_layout(config, CAPACITY, cache, "per_token" if form == "fused" else "static")
+    scales = {name: np.full(config.kv_dim, 0.02, np.float32) for name in layout.names}
     graph = build_graph(config, random_weights(config, 0), layout, True, scales, form)
-    write_graph(graph, folder)
-    return OnnxEngine(folder / "model.onnx", layout, aliases(graph), config.vocab_size, THREADS)
+    write_graphs({"model.onnx": graph}, folder)
+    operators = native_library(ONNX_OPERATORS) if form == "fused" else None
+    return OnnxEngine(folder / "model.onnx", layout, aliases(graph), config.vocab_size, THREADS, operators)
 
 
 def _cell(seconds: list[float]) -> str:
@@ -40,7 +43,7 @@ def _cell(seconds: list[float]) -> str:
 
 
 def main() -> None:
-    forms = get_args(Attention)
+    forms = [form for form in get_args(Attention) if form != "fused" or native_library(ONNX_OPERATORS)]
     for cache in ("fp32", "int8"):
         samples: dict[tuple[int, str, int, int], list[float]] = {}
         with tempfile.TemporaryDirectory() as folder:

@@ -16,6 +16,7 @@ from edgeqkv.bench.worker import WARM_UP_STEPS
 from edgeqkv.bundle import MANIFEST, Manifest, check_files, read_bundle
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import file_sha256
+from edgeqkv.runtimes import choose_artifact
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,22 @@ def make_plan(depths: Sequence[int] | None, threads: int | None, capacity: int, 
 def measure(
     bundles: Sequence[Path],
     device: str,
+    kernels: Sequence[str | None] = (None,),
     depths: Sequence[int] | None = None,
     threads: int | None = None,
     rounds: int = 5,
     steps: int = 8,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[Record]:
-    """One record for each bundle, all from one interleaved run on ``device``."""
+    """One record for each bundle and kernel (None: the bundle's best), all from one interleaved run on ``device``."""
     manifests = [read_bundle(bundle) for bundle in bundles]
-    plan = make_plan(depths, threads, min(m.cache.capacity for m in manifests), rounds, steps)
+    plan = make_plan(depths, threads, min(m.capacity for m in manifests), rounds, steps)
     for bundle, manifest in zip(bundles, manifests, strict=True):
         check_files(bundle, manifest)
+        for kernel in kernels:
+            choose_artifact(bundle, manifest, None, kernel)  # refuses before anything has been measured
     machine = environment()
-    total = len(bundles) * (1 + plan.rounds + len(plan.depths) * (1 + plan.rounds))
+    total = len(bundles) * len(kernels) * (1 + plan.rounds + len(plan.depths) * (1 + plan.rounds))
     done = 0
 
     def tick(what: str) -> None:
@@ -71,8 +75,9 @@ def measure(
 
     with ExitStack() as stack:
         runs = [
-            _Run(stack.enter_context(start_worker(device, bundle)), bundle, manifest)
+            _Run(stack.enter_context(start_worker(device, bundle)), bundle, manifest, kernel)
             for bundle, manifest in zip(bundles, manifests, strict=True)
+            for kernel in kernels
         ]
         for run in runs:
             tick(f"{run.label}: loading")
@@ -100,9 +105,10 @@ def measure(
 class _Run:
     """One bundle's worker and what it has said so far."""
 
-    def __init__(self, worker: WorkerProcess, bundle: Path, manifest: Manifest) -> None:
+    def __init__(self, worker: WorkerProcess, bundle: Path, manifest: Manifest, kernel: str | None) -> None:
         self.worker, self.bundle, self.manifest = worker, bundle, manifest
-        self.label = f"{manifest.model.variant} ({manifest.cache.dtype} cache)"
+        self.artifact = choose_artifact(bundle, manifest, None, kernel)
+        self.label = f"{manifest.model.variant} ({self.artifact.cache.dtype} cache, {self.artifact.kernel})"
         self.loaded: dict[str, Any] = {}
         self.memory: dict[str, Memory] = {}
         self.first_tokens: list[float] = []
@@ -110,9 +116,8 @@ class _Run:
         self.steps: dict[int, list[float]] = {}
 
     def load(self, plan: Plan) -> None:
-        runtime = self.manifest.artifacts[0].runtime
         bundle = str(self.bundle.resolve())
-        self.loaded = self.worker.ask("load", bundle=bundle, runtime=runtime, threads=plan.threads)
+        self.loaded = self.worker.ask("load", bundle=bundle, kernel=self.artifact.kernel, threads=plan.threads)
         self.memory["start"] = Memory(**self.loaded["start"])
         self.note_memory("loaded")
 
@@ -135,7 +140,7 @@ class _Run:
         self.memory[phase] = Memory(**self.worker.ask("memory"))
 
     def record(self, device: str, machine: Environment, plan: Plan) -> Record:
-        files = [self.bundle / name for artifact in self.manifest.artifacts for name in artifact.files]
+        files = [self.bundle / name for name in self.artifact.files]
         return Record(
             schema=SCHEMA,
             device=device,
@@ -144,8 +149,8 @@ class _Run:
             manifest_sha256=file_sha256(self.bundle / MANIFEST),
             variant=self.manifest.model.variant,
             weights=self.manifest.weights.scheme,
-            cache=self.manifest.cache.dtype,
-            capacity=self.manifest.cache.capacity,
+            cache=self.artifact.cache.dtype,
+            capacity=self.manifest.capacity,
             runtime=self.loaded["runtime"],
             runtime_version=self.loaded["runtime_version"],
             kernel=self.loaded["kernel"],
@@ -156,6 +161,6 @@ class _Run:
             decode=tuple(Timing(depth, 1, tuple(seconds)) for depth, seconds in self.steps.items()),
             memory=self.memory,
             cache_bytes=self.loaded["cache_bytes"],
-            cache_bytes_analytic=self.manifest.cache.bytes,
+            cache_bytes_analytic=self.artifact.cache.bytes,
             weights_bytes=sum(file.stat().st_size for file in files),
         )

@@ -28,12 +28,12 @@ def summary(records: Sequence[Record]) -> str:
 
 
 def _name(record: Record) -> str:
-    return f"{record.variant}, {record.weights} / {record.cache}"
+    return f"{record.variant}, {record.weights} / {record.cache}, {record.kernel}"
 
 
 def _side_by_side(records: Sequence[Record]) -> str:
     depth = records[0].decode[-1].depth
-    header = ["variant, weights / cache", "cache MiB", "peak RSS MiB", "private MiB", f"ms/token at {depth}", "tokens/s"]
+    header = ["variant, weights / cache, kernel", "cache MiB", "peak RSS MiB", "private MiB", f"ms/token at {depth}", "tokens/s"]
     rows = []
     for record in records:
         end, median = record.memory["end"], record.decode[-1].median

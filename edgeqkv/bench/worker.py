@@ -32,11 +32,11 @@ class Worker:
             raise edgeqkv.EdgeQKVError("no bundle is loaded")
         return self._session
 
-    def load(self, bundle: str, runtime: str, threads: int) -> dict[str, Any]:
+    def load(self, bundle: str, kernel: str | None, threads: int) -> dict[str, Any]:
         """Seconds from the files to a session; the sha256 check is not timed, the caller has done it."""
         before = memory_of_this_process()
         start = time.perf_counter()
-        self._session = edgeqkv.open(bundle, runtime=runtime, threads=threads, check=False)
+        self._session = edgeqkv.open(bundle, kernel=kernel, threads=threads, check=False)
         seconds = time.perf_counter() - start
         artifact = self._session.artifact
         return {

@@ -9,18 +9,23 @@ import numpy as np
 from edgeqkv.cache import CacheLayout
 from edgeqkv.errors import EdgeQKVError, require
 
-CACHE_NUMPY = {"fp32": np.float32, "int8": np.int8}
-
 
 class OnnxEngine:
-    """Runs the graph that :mod:`edgeqkv.export.onnx` builds. ``aliases`` maps its cache outputs to its cache inputs.
+    """Runs a graph that :mod:`edgeqkv.export.onnx` builds. ``aliases`` maps its cache outputs to its cache inputs;
+    ``operators`` is our library of custom operators, for the graphs that need it.
 
     Every cache tensor is allocated once. Each is bound as the graph's input and as the output that succeeds it, so that the
     runtime writes the new rows where the old ones lie and copies nothing. A plain ``run()`` would copy the cache each step.
     """
 
     def __init__(
-        self, model: Path, layout: CacheLayout, aliases: Mapping[str, str], vocab_size: int, threads: int | None
+        self,
+        model: Path,
+        layout: CacheLayout,
+        aliases: Mapping[str, str],
+        vocab_size: int,
+        threads: int | None,
+        operators: Path | None = None,
     ) -> None:
         ort = require("onnxruntime", "onnx-runtime")
         options = ort.SessionOptions()
@@ -30,12 +35,16 @@ class OnnxEngine:
         # Waiting threads must not spin on after a step: on a phone that is battery, beside another session it is time.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
+            if operators is not None:
+                if threads is not None:
+                    options.add_session_config_entry("edgeqkv.threads", str(threads))
+                options.register_custom_ops_library(str(operators))
             self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common base class
             raise EdgeQKVError(f"onnxruntime {ort.__version__} cannot load {model}: {error}") from error
         self._version: str = ort.__version__
         self._caches = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(layout.shape, CACHE_NUMPY[layout.dtype])) for name in layout.names
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype)) for name, (dtype, shape) in layout.buffers.items()
         }
         self._aliases = aliases
         self._logits = np.empty(vocab_size, np.float32)
@@ -50,7 +59,7 @@ class OnnxEngine:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of the buffers that are really there (scales are constants of the graph)."""
+        """Bytes of the buffers that are really there (static scales are constants of the graph)."""
         return sum(cast(int, value.numpy().nbytes) for value in self._caches.values())
 
     def run(self, ids: np.ndarray, position: int) -> np.ndarray:

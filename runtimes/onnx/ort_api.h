@@ -1,0 +1,95 @@
+/* The part of ONNX Runtime's C API that the custom operator calls, declared by us so that the sdist builds on a board with
+ * nothing but a compiler. The API is append-only: a function keeps its place in the table, and GetApi(version) returns a table
+ * that begins with all of that version's functions. ort_api_check.cc holds every line here against the official header.
+ *
+ * Enums are int here, as they are in the C ABI of every platform that ONNX Runtime ships for.
+ */
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+struct OrtApi;
+struct OrtStatus;
+struct OrtValue;
+struct OrtSessionOptions;
+struct OrtCustomOpDomain;
+struct OrtKernelInfo;
+struct OrtKernelContext;
+struct OrtShapeInferContext;
+struct OrtTensorTypeAndShapeInfo;
+
+namespace edgeqkv::ort {
+
+constexpr uint32_t kApiVersion = 17;  // the first with KernelContext_ParallelFor
+constexpr int kFail = 1, kInvalidArgument = 2;                        // OrtErrorCode
+constexpr int kFloat = 1, kInt8 = 3, kInt64 = 7, kFloat16 = 10;       // ONNXTensorElementDataType
+constexpr int kRequired = 0, kOptional = 1;                           // OrtCustomOpInputOutputCharacteristic
+
+// X(place in the table, name, signature)
+#define EDGEQKV_ORT_FUNCTIONS(X)                                                                                        \
+  X(0, CreateStatus, OrtStatus*(int, const char*))                                                                      \
+  X(26, CreateCustomOpDomain, OrtStatus*(const char*, OrtCustomOpDomain**))                                             \
+  X(27, CustomOpDomain_Add, OrtStatus*(OrtCustomOpDomain*, const CustomOp*))                                            \
+  X(28, AddCustomOpDomain, OrtStatus*(OrtSessionOptions*, OrtCustomOpDomain*))                                          \
+  X(51, GetTensorMutableData, OrtStatus*(OrtValue*, void**))                                                            \
+  X(61, GetDimensionsCount, OrtStatus*(const OrtTensorTypeAndShapeInfo*, size_t*))                                      \
+  X(62, GetDimensions, OrtStatus*(const OrtTensorTypeAndShapeInfo*, int64_t*, size_t))                                  \
+  X(65, GetTensorTypeAndShape, OrtStatus*(const OrtValue*, OrtTensorTypeAndShapeInfo**))                                \
+  X(86, KernelInfoGetAttribute_int64, OrtStatus*(const OrtKernelInfo*, const char*, int64_t*))                          \
+  X(90, KernelContext_GetInput, OrtStatus*(const OrtKernelContext*, size_t, const OrtValue**))                          \
+  X(91, KernelContext_GetOutput, OrtStatus*(OrtKernelContext*, size_t, const int64_t*, size_t, OrtValue**))             \
+  X(99, ReleaseTensorTypeAndShapeInfo, void(OrtTensorTypeAndShapeInfo*))                                                \
+  X(237, HasSessionConfigEntry, OrtStatus*(const OrtSessionOptions*, const char*, int*))                                \
+  X(238, GetSessionConfigEntry, OrtStatus*(const OrtSessionOptions*, const char*, char*, size_t*))                      \
+  X(274, KernelContext_ParallelFor, OrtStatus*(const OrtKernelContext*, void (*)(void*, size_t), size_t, size_t, void*))
+
+struct CustomOp {
+  uint32_t version;
+  void* (*CreateKernel)(const CustomOp*, const OrtApi*, const OrtKernelInfo*);
+  const char* (*GetName)(const CustomOp*);
+  const char* (*GetExecutionProviderType)(const CustomOp*);
+  int (*GetInputType)(const CustomOp*, size_t);
+  size_t (*GetInputTypeCount)(const CustomOp*);
+  int (*GetOutputType)(const CustomOp*, size_t);
+  size_t (*GetOutputTypeCount)(const CustomOp*);
+  void (*KernelCompute)(void*, OrtKernelContext*);
+  void (*KernelDestroy)(void*);
+  int (*GetInputCharacteristic)(const CustomOp*, size_t);
+  int (*GetOutputCharacteristic)(const CustomOp*, size_t);
+  int (*GetInputMemoryType)(const CustomOp*, size_t);
+  int (*GetVariadicInputMinArity)(const CustomOp*);
+  int (*GetVariadicInputHomogeneity)(const CustomOp*);
+  int (*GetVariadicOutputMinArity)(const CustomOp*);
+  int (*GetVariadicOutputHomogeneity)(const CustomOp*);
+  OrtStatus* (*CreateKernelV2)(const CustomOp*, const OrtApi*, const OrtKernelInfo*, void**);
+  OrtStatus* (*KernelComputeV2)(void*, OrtKernelContext*);
+  OrtStatus* (*InferOutputShapeFn)(const CustomOp*, OrtShapeInferContext*);
+  int (*GetStartVersion)(const CustomOp*);
+  int (*GetEndVersion)(const CustomOp*);
+  // What newer versions add is read only from operators that say they are newer.
+};
+
+struct ApiBase {
+  const OrtApi* (*GetApi)(uint32_t version);
+  const char* (*GetVersionString)();
+};
+
+// Calls into the table: Api(table).GetDimensions()(info, dims, n).
+class Api {
+ public:
+  explicit Api(const OrtApi* table) : table_(reinterpret_cast<void* const*>(table)) {}
+
+#define EDGEQKV_ORT_ACCESSOR(place, name, ...) \
+  auto name() const { return reinterpret_cast<Pointer<__VA_ARGS__>>(table_[place]); }
+  EDGEQKV_ORT_FUNCTIONS(EDGEQKV_ORT_ACCESSOR)
+#undef EDGEQKV_ORT_ACCESSOR
+
+ private:
+  template <class Function>
+  using Pointer = Function*;
+
+  void* const* table_;
+};
+
+}  // namespace edgeqkv::ort
