@@ -104,6 +104,10 @@ class Artifact:
     prefill_chunk: int
     entry_points: tuple[EntryPoint, ...]
 
+    @property
+    def name(self) -> str:
+        return f"{self.runtime} {self.kernel}"
+
 
 @dataclass(frozen=True)
 class ParityRecord:
@@ -188,7 +192,7 @@ def read_bundle(folder: Path) -> Manifest:
             f"{path} has format {version}, this edgeqkv reads up to {FORMAT}: update edgeqkv, or export the bundle again"
         )
     if version != FORMAT:
-        raise EdgeQKVError(f"{path}: expected format {FORMAT}, found {version!r}")
+        raise EdgeQKVError(f"{path}: expected format {FORMAT}, found {version!r}; export the bundle again")
     manifest = from_json(Manifest, data, str(path))
     _check(manifest, str(path))
     return manifest
@@ -208,7 +212,11 @@ def _check(manifest: Manifest, where: str) -> None:
     kinds = [(artifact.runtime, artifact.kernel) for artifact in manifest.artifacts]
     demand(len(set(kinds)) == len(kinds), "two artifacts are for the same runtime and kernel")
     for artifact in manifest.artifacts:
-        name, layout, cache = f"the {artifact.runtime} {artifact.kernel} artifact", manifest.cache_layout(artifact), artifact.cache
+        name, layout, cache = (
+            f"the {artifact.name} artifact",
+            manifest.cache_layout(artifact),
+            artifact.cache,
+        )
         demand(cache_entry(layout, cache.scales) == cache, f"the cache of {name} does not agree with the model's geometry")
         width = layout.n_kv_head * layout.head_dim
         widths = dict.fromkeys(layout.names, width) if layout.scales == "static" else {}

@@ -66,8 +66,8 @@ class CacheLayout:
     @property
     def buffers(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """All that a runtime allocates and keeps between steps: name -> (numpy's dtype name, shape)."""
-        tensors: dict[str, tuple[str, tuple[int, ...]]] = {name: (NUMPY_NAMES[self.dtype], self.shape) for name in self.names}
-        return tensors | {name: ("float32", self.scale_shape) for name in self.scale_names}
+        tensors: dict[str, tuple[str, tuple[int, ...]]] = dict.fromkeys(self.names, (NUMPY_NAMES[self.dtype], self.shape))
+        return tensors | dict.fromkeys(self.scale_names, ("float32", self.scale_shape))
 
     @property
     def scale_bytes(self) -> int:

@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Train with K = V, ship with one cache.",
 )
 
-SCALES = {"none": "no scales", "static": "static scales", "per_token": "a scale for each token and KV head"}
+SCALES = {"none": "", "static": " with static scales", "per_token": " with a scale for each token"}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Text = Annotated[Path | None, typer.Option("--text", help="UTF-8 text file to use instead of the built-in sample.")]
@@ -69,15 +69,14 @@ def inspect(
     )
     if seen.bundle is not None:
         for artifact in seen.bundle.artifacts:
-            scheme = seen.bundle.weights.scheme
+            held = artifact.cache
             print(
-                f"{artifact.runtime} {artifact.runtime_version}, {artifact.kernel} kernel: {scheme} weights, {artifact.attention} "
-                f"attention; {artifact.cache.dtype} cache, {SCALES[artifact.cache.scale_layout]}, {artifact.cache.bytes:,} bytes"
+                f"{artifact.name} ({artifact.runtime} {artifact.runtime_version}): {seen.bundle.weights.scheme} weights, "
+                f"{artifact.attention} attention, {held.dtype} cache{SCALES[held.scale_layout]}, {held.bytes:,} bytes"
             )
         for record in seen.bundle.parity:
-            print(
-                f"verified on {record.runtime} {record.kernel}: {'passed' if record.passed else 'FAILED'}, perplexity {record.perplexity:.2f}"
-            )
+            result = "passed" if record.passed else "FAILED"
+            print(f"verified on {record.runtime} {record.kernel}: {result}, perplexity {record.perplexity:.2f}")
     print(f"\ncache at {seen.capacity:,} positions, {seen.cache_dtype}\n")
     rows = [
         [

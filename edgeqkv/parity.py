@@ -61,7 +61,8 @@ def compare(
     progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Parity]:
-    """Compare every artifact of a bundle that can run here (``note`` is told of the others) with the model folder or checkpoint ``against``.
+    """Compare every artifact of a bundle that can run here with the model folder or checkpoint ``against``; ``note`` is told of
+    the others.
 
     Up to ``tokens`` tokens of ``text`` (by default a sample that ships with the package, from books that the models here never
     saw) are cut into windows of the bundle's capacity. The first window is fed token by token from an empty cache; each
@@ -88,7 +89,7 @@ def compare(
         try:
             session = edgeqkv.open(bundle, runtime=artifact.runtime, kernel=artifact.kernel)
         except MissingPackage as missing:
-            note(f"{artifact.runtime} {artifact.kernel} is not compared: {missing}")
+            note(f"{artifact.name} is not compared: {missing}")
             continue
         comparison = _compare(session, eager, windows, progress)
         length = min(GREEDY_TOKENS, manifest.capacity)
@@ -133,7 +134,7 @@ def _compare(
                 ours = session.step(window[position])
             a, b = reference[position], ours[:known].astype(np.float64)
             if not np.isfinite(b).all():
-                raise CheckFailed(f"{session.artifact.runtime} {session.artifact.kernel}: the logits after {position + 1} tokens are not finite")
+                raise CheckFailed(f"{session.artifact.name}: the logits after {position + 1} tokens are not finite")
             log_a, log_b = _log_softmax(a), _log_softmax(b)
             largest = max(largest, float(np.abs(a - b).max()))
             kl += float((np.exp(log_a) * (log_a - log_b)).sum())

@@ -51,7 +51,7 @@ def export_bundle(
     each stage. Raises :class:`EdgeQKVError`, and then leaves nothing behind.
 
     For ONNX the bundle holds two graphs over one weight file. The fused one attends with our operator, which quantises an int8
-    cache as it writes it, with a scale for each token; the stock one needs only what ONNX Runtime brings, and has static scales.
+    cache as it writes it, with a scale for each token; the stock one needs nothing of ours and has static scales.
     """
     if isinstance(targets, str) or not targets:
         raise EdgeQKVError(f"targets is a list of at least one of {', '.join(TARGETS)}, found {targets!r}")
@@ -100,7 +100,16 @@ def _onnx_artifacts(
     source: Model, layouts: dict[Kernel, CacheLayout], int8_weights: bool, scales: dict[str, np.ndarray], folder: Path
 ) -> tuple[Artifact, ...]:
     """The fused graph first: it is preferred where its operator can be loaded."""
-    from edgeqkv.export.onnx import DATA_FILE, FUSED_OPERATOR, OURS, Attention, aliases, attention_form, build_graph, write_graphs
+    from edgeqkv.export.onnx import (
+        DATA_FILE,
+        FUSED_OPERATOR,
+        OURS,
+        Attention,
+        aliases,
+        attention_form,
+        build_graph,
+        write_graphs,
+    )
 
     config, shared = source.config, dict[str, Any]()
     forms: dict[Kernel, Attention] = {"fused": "fused", "stock": attention_form(config, layouts["stock"].dtype)}

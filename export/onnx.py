@@ -64,7 +64,7 @@ class OnnxVerbs:
         int8_weights: bool,
         scales: Mapping[str, np.ndarray],
         attention: Attention,
-        tensors: dict[str, ir.Tensor],
+        tensors: dict[str, ir.TensorProtocol],
     ) -> None:
         self.config, self.weights, self.layout, self.scales = config, weights, layout, scales
         self.int8_weights, self.attention, self.tensors = int8_weights, attention, tensors
@@ -191,7 +191,8 @@ class OnnxVerbs:
             names += [tensor, f"{tensor}.scale" if self.layout.scales == "per_token" else None]
         while names[-1] is None:
             names.pop()
-        inputs = [q, k, None if v is k else v, self.position, *(name and self.caches[name] for name in names)]
+        caches = [self.caches[name] if name else None for name in names]
+        inputs = [q, k, None if v is k else v, self.position, *caches]
         attributes = {"n_head": self.config.n_head, "n_kv_head": self.config.n_kv_head}
         out, *present = self.tape.op_multi_out(
             FUSED_OPERATOR, inputs, attributes=attributes, domain=OURS, num_outputs=1 + len(names)
@@ -321,7 +322,7 @@ def build_graph(
     int8_weights: bool,
     scales: Mapping[str, np.ndarray],
     attention: Attention,
-    tensors: dict[str, ir.Tensor] | None = None,
+    tensors: dict[str, ir.TensorProtocol] | None = None,
 ) -> ir.Model:
     """The whole model as an ONNX graph with its weights in memory, which graphs with the same ``tensors`` share."""
     verbs = OnnxVerbs(config, weights, layout, int8_weights, scales, attention, {} if tensors is None else tensors)
@@ -343,9 +344,10 @@ def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> None:
     """Each model under its file name, and the weights of all once in model.data beside them, which the runtime maps."""
     folder.mkdir(parents=True, exist_ok=True)
     initializers = [value for model in models.values() for value in model.graph.initializers.values()]
-    large = {value.name: value.const_value for value in initializers if value.const_value.nbytes >= INLINE_BYTES}
-    external = ir.external_data.convert_tensors_to_external(list(large.values()), folder, DATA_FILE)
-    stored = dict(zip(large, external, strict=True))
+    tensors = {value.name: value.const_value for value in initializers}
+    large = [tensor for tensor in tensors.values() if tensor is not None and tensor.nbytes >= INLINE_BYTES]
+    external = ir.external_data.convert_tensors_to_external(large, folder, DATA_FILE) if large else []
+    stored = {tensor.name: tensor for tensor in external}
     for value in initializers:
         value.const_value = stored.get(value.name, value.const_value)
     for file, model in models.items():

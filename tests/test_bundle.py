@@ -26,24 +26,51 @@ def edit(bundle, change):
     (bundle / "edgeqkv.json").write_text(json.dumps(data))
 
 
+def fused(data):
+    return data["artifacts"][0]
+
+
+def stock(data):
+    return data["artifacts"][1]
+
+
 def entry(data):
-    return data["artifacts"][0]["entry_points"][0]
+    return fused(data)["entry_points"][0]
 
 
 def test_the_manifest_says_what_a_runtime_needs(bundle):
     manifest = read_bundle(bundle)
     assert manifest.model.variant == "Q-MQA"
-    cache = manifest.cache
-    assert (cache.tensors, cache.shape, cache.dtype, cache.capacity) == (("k",), (1, 1, 32, 16), "int8", 32)
-    assert cache.names == ("cache.0.k", "cache.1.k")
-    assert cache.bytes == 2 * (32 * 16 + 16 * 4)
-    assert {len(scale) for scale in cache.scales.values()} == {16}
-    entry = manifest.artifacts[0].entry_points[0]
-    assert [port.name for port in entry.inputs] == ["ids", "position", "cache.0.k", "cache.1.k"]
-    assert [port.name for port in entry.outputs] == ["logits", *entry.aliases]
-    assert set(entry.aliases.values()) == set(cache.names)
-    for name, digest in manifest.artifacts[0].files.items():
-        assert file_sha256(bundle / name) == digest
+    fused, stock = manifest.artifacts
+    assert (fused.kernel, fused.operators, stock.kernel, stock.operators) == (
+        "fused",
+        ("edgeqkv::CachedAttention",),
+        "stock",
+        (),
+    )
+    for artifact in manifest.artifacts:
+        cache = artifact.cache
+        assert (cache.tensors, cache.shape, cache.dtype, cache.capacity) == (("k",), (1, 1, 32, 16), "int8", 32)
+        assert cache.names == ("cache.0.k", "cache.1.k")
+        entry = artifact.entry_points[0]
+        buffers = [*cache.names, *cache.scale_names]
+        assert [port.name for port in entry.inputs] == ["ids", "position", *buffers]
+        assert [port.name for port in entry.outputs] == ["logits", *entry.aliases]
+        assert set(entry.aliases.values()) == set(buffers)
+        for name, digest in artifact.files.items():
+            assert file_sha256(bundle / name) == digest
+    assert (stock.cache.bytes, stock.cache.scale_names) == (2 * (32 * 16 + 16 * 4), ())
+    assert {len(scale) for scale in stock.cache.scales.values()} == {16}
+    assert (fused.cache.bytes, fused.cache.bytes_per_position) == (2 * 32 * (16 + 4), 2 * (16 + 4))
+    assert (fused.cache.scale_names, fused.cache.scale_shape) == (("cache.0.k.scale", "cache.1.k.scale"), (1, 1, 32))
+    assert fused.cache.scales == {}
+
+
+def test_both_graphs_read_one_weight_file(bundle):
+    fused, stock = read_bundle(bundle).artifacts
+    assert list(fused.files) == ["onnx/model.fused.onnx", "onnx/model.data"]
+    assert list(stock.files) == ["onnx/model.onnx", "onnx/model.data"]
+    assert sorted(path.name for path in (bundle / "onnx").iterdir()) == ["model.data", "model.fused.onnx", "model.onnx"]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe", b"{}"])
@@ -57,7 +84,7 @@ def test_a_damaged_tokenizer(cli, bundle, content):
     assert "tokenizer.json" in one_sentence(outcome)
 
 
-@pytest.mark.parametrize("file", ["onnx/model.onnx", "onnx/model.data", "tokenizer.json"])
+@pytest.mark.parametrize("file", ["onnx/model.onnx", "onnx/model.fused.onnx", "onnx/model.data", "tokenizer.json"])
 def test_a_changed_byte(cli, bundle, file):
     data = bytearray((bundle / file).read_bytes())
     data[len(data) // 2] ^= 1
@@ -76,29 +103,35 @@ def test_a_missing_file(bundle):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda d: d.update(format=2), "has format 2, this edgeqkv reads up to 1: update edgeqkv"),
-        (lambda d: d.update(format="1"), "expected format 1, found '1'"),
-        (lambda d: d.pop("format"), "expected format 1, found None"),
+        (lambda d: d.update(format=3), "has format 3, this edgeqkv reads up to 2: update edgeqkv"),
+        (lambda d: d.update(format=1), "expected format 2, found 1; export the bundle again"),
+        (lambda d: d.update(format="2"), "expected format 2, found '2'"),
+        (lambda d: d.pop("format"), "expected format 2, found None"),
         (lambda d: d.update(licence="x"), "unknown field 'licence'"),
-        (lambda d: d["cache"].pop("bytes"), "the field 'bytes' is missing"),
-        (lambda d: d["cache"].update(bytes=7), "does not agree with the model's geometry"),
+        (lambda d: fused(d)["cache"].pop("bytes"), "the field 'bytes' is missing"),
+        (lambda d: fused(d)["cache"].update(bytes=7), "does not agree with the model's geometry"),
         (lambda d: d["model"].update(variant="QKV"), "variant or parameters do not agree"),
         (lambda d: d["model"].update(parameters=7), "variant or parameters do not agree"),
-        (lambda d: d["cache"]["scales"].update({"cache.0.k": [1.0]}), "scales do not belong"),
-        (lambda d: d["artifacts"][0].update(files={}), "no files or no entry points"),
-        (lambda d: d["artifacts"][0].update(entry_points=[]), "no files or no entry points"),
-        (lambda d: d["artifacts"][0].update(files={"../x": "0"}), "names files outside the bundle"),
-        (lambda d: d["artifacts"][0].update(files={"/etc/x": "0"}), "names files outside the bundle"),
-        (lambda d: d["artifacts"][0].update(prefill_chunk=0), "prefill_chunk below 1"),
+        (lambda d: stock(d)["cache"]["scales"].update({"cache.0.k": [1.0]}), "scales of the onnx stock artifact do not belong"),
+        (lambda d: fused(d)["cache"]["scales"].update({"cache.0.k": [1.0] * 16}), "scales of the onnx fused artifact do not"),
+        (lambda d: fused(d)["cache"].update(scale_layout="static"), "cache of the onnx fused artifact does not agree"),
+        (lambda d: d.update(artifacts=[]), "it has no artifact"),
+        (lambda d: stock(d).update(kernel="fused"), "two artifacts are for the same runtime and kernel"),
+        (lambda d: d.update(capacity=64), "does not agree with the model's geometry"),
+        (lambda d: fused(d).update(files={}), "no files or no entry points"),
+        (lambda d: fused(d).update(entry_points=[]), "no files or no entry points"),
+        (lambda d: fused(d).update(files={"../x": "0"}), "names files outside the bundle"),
+        (lambda d: fused(d).update(files={"/etc/x": "0"}), "names files outside the bundle"),
+        (lambda d: fused(d).update(prefill_chunk=0), "prefill_chunk below 1"),
         (lambda d: entry(d).update(aliases={}), "does not say where its cache outputs lie"),
         (lambda d: entry(d)["aliases"].update({"cache.0.k.out": "nope"}), "does not update every cache tensor"),
         (lambda d: entry(d)["inputs"].pop(), "does not take the cache tensors"),
-        (lambda d: d["cache"].update(capacity=64), "does not agree with the model's geometry"),
-        (lambda d: d["cache"].update(scales={}), "scales do not belong"),
-        (lambda d: d["cache"].update(dtype="int4"), "cache: dtype: \"int4\" is not one of 'fp32', 'fp16', 'int8'"),
+        (lambda d: fused(d)["cache"].update(capacity=64), "does not agree with the model's geometry"),
+        (lambda d: stock(d)["cache"].update(scales={}), "scales of the onnx stock artifact do not belong"),
+        (lambda d: fused(d)["cache"].update(dtype="int4"), "cache: dtype: \"int4\" is not one of 'fp32', 'fp16', 'int8'"),
         (lambda d: d["model"]["config"].update(n_kv_head=3), "n_head 4 is not divisible by n_kv_head 3"),
-        (lambda d: d["artifacts"][0].update(runtime="tflite"), 'artifacts\\[0\\]: runtime: "tflite" is not one of'),
-        (lambda d: d["artifacts"][0].update(prefill_chunk="4"), "prefill_chunk: expected int"),
+        (lambda d: fused(d).update(runtime="tflite"), 'artifacts\\[0\\]: runtime: "tflite" is not one of'),
+        (lambda d: fused(d).update(prefill_chunk="4"), "prefill_chunk: expected int"),
     ],
 )
 def test_a_manifest_that_cannot_be_trusted(bundle, change, reason):

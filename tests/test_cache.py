@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from conftest import tiny_config, tiny_weights
 
@@ -43,9 +44,24 @@ def test_analytic_bytes_are_those_of_the_eager_buffers(variant):
 
 def test_int8_bytes_count_the_scales():
     config = tiny_config("Q-GQA-2")
-    layout = cache_layout(config, 40, "int8")
-    values, scales = 2 * 1 * 2 * 40 * 16, 2 * 1 * 2 * 16 * 4
+    values = 2 * 1 * 2 * 40 * 16  # layers, tensors, KV heads, positions, head_dim
+    layout = cache_layout(config, 40, "int8", "static")
+    scales = 2 * 1 * 2 * 16 * 4
     assert (layout.bytes, layout.scale_bytes, layout.bytes_per_position) == (values + scales, scales, values // 40)
+    layout = cache_layout(config, 40, "int8")
+    scales = 2 * 1 * 2 * 40 * 4
+    assert (layout.bytes, layout.scale_bytes, layout.bytes_per_position) == (values + scales, scales, (values + scales) // 40)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("scales", ["static", "per_token"])
+@pytest.mark.parametrize("variant", ["QKV", "Q-GQA-2"])
+def test_the_buffers_add_up_to_the_bytes(variant, scales, dtype):
+    layout = cache_layout(tiny_config(variant), 40, dtype, scales)
+    held = sum(np.zeros(shape, name).nbytes for name, shape in layout.buffers.values())
+    assert held == layout.bytes - (layout.scale_bytes if layout.scales == "static" else 0)
+    longer = cache_layout(tiny_config(variant), 41, dtype, scales)
+    assert longer.bytes - layout.bytes == layout.bytes_per_position
 
 
 @pytest.mark.parametrize("capacity", [0, -1, 49])

@@ -26,7 +26,7 @@ def test_import_export_verify_generate(cli, tmp_path):
     assert cli("import", GOLDEN / "q_mqa.pt", "--out", tmp_path / "m").code == 0
     exported = cli("export", tmp_path / "m", "--out", tmp_path / "b", "--weights", "fp32", "--target", "onnx")
     assert exported.code == 0
-    assert "Q-MQA for onnx, fp32 weights" in exported.out
+    assert "Q-MQA, fp32 weights" in exported.out
     assert cli("verify", tmp_path / "b", "--against", GOLDEN / "q_mqa.pt", "--tokens", 100).code == 0
     written = cli("generate", tmp_path / "b", "--ids", "1,2,3", "--tokens", 5)
     assert len(written.out.strip().split(",")) == 5
@@ -71,7 +71,7 @@ def test_inspect_shows_every_variant(cli, bundle, tiny_model):
         (["--ids", "1", "--threads", "0"], "threads must be at least 1"),
         (
             ["--ids", "1", "--runtime", "executorch"],
-            "nothing for the runtime 'executorch'; it was exported for: onnx (stock kernel)",
+            "nothing for the runtime 'executorch'; it was exported for: onnx (fused kernel), onnx (stock kernel)",
         ),
         (["--ids", "1", "--temperature", "1", "--seed", "-1"], "seed must be 0 or more"),
         (["--ids", "9" * 30], "token ids are whole numbers of 64 bits at most"),
@@ -94,7 +94,7 @@ def test_an_empty_prompt_and_one_longer_than_the_cache(cli, text_bundle):
         (["--capacity", "49"], "capacity 49 is outside 1..48"),
         (["--capacity", "0"], "capacity 0 is outside 1..48"),
         (["--weights", "int4"], "weights 'int4' is not possible; this version can do int8, fp32"),
-        (["--cache", "fp16"], "cache 'fp16' is not possible; this version can do fp32, int8"),
+        (["--cache", "int4"], "cache 'int4' is not possible; this version can do fp32, fp16, int8"),
         (["--target", "tflite"], "target 'tflite' is not possible; this version can do onnx"),
     ],
 )

@@ -21,17 +21,28 @@ def pair(tiny_model, tmp_path):
 
 def test_the_same_function_passes_and_is_recorded(pair):
     model, bundle = pair
-    (result,) = edgeqkv.verify(bundle, model, tokens=200)
-    record = result.record
-    assert record.passed
-    assert result.failures == ()
-    assert record.max_abs_logit <= 1e-3
-    assert (record.greedy_identical, record.greedy_tokens) == (48, 48)
-    assert record.perplexity == pytest.approx(record.perplexity_reference, rel=1e-5)
-    assert record.text == "random token ids"
-    assert read_bundle(bundle).parity == (record,)
+    results = edgeqkv.verify(bundle, model, tokens=200)
+    assert [result.record.kernel for result in results] == ["fused", "stock"]
+    for result in results:
+        record = result.record
+        assert record.passed
+        assert result.failures == ()
+        assert record.max_abs_logit <= 1e-3
+        assert (record.greedy_identical, record.greedy_tokens) == (48, 48)
+        assert record.perplexity == pytest.approx(record.perplexity_reference, rel=1e-5)
+        assert record.text == "random token ids"
+    assert read_bundle(bundle).parity == tuple(result.record for result in results)
     edgeqkv.verify(bundle, model, tokens=100)
-    assert len(read_bundle(bundle).parity) == 1
+    assert len(read_bundle(bundle).parity) == 2
+
+
+def test_an_artifact_that_cannot_run_here_is_not_compared_and_that_is_said(cli, pair, monkeypatch):
+    model, bundle = pair
+    monkeypatch.setattr("edgeqkv.runtimes.native_library", lambda name: None)
+    outcome = cli("verify", bundle, "--against", model, "--tokens", 60)
+    assert outcome.code == 0
+    assert "onnx fused is not compared" in outcome.err
+    assert "| onnx    |  stock |" in outcome.out
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
@@ -43,10 +54,10 @@ def test_one_wrong_weight_fails(tiny_model, tmp_path, weights):
     changed = {name: array.copy() for name, array in read.weights.items()}
     changed["h.1.attn.k.bias"][5] += 4.0
     write_model(tmp_path / "other", read.config, changed, "# other\n")
-    (result,) = edgeqkv.verify(tmp_path / "bundle", tmp_path / "other", tokens=200)
-    assert not result.record.passed
-    assert result.failures
-    assert read_bundle(tmp_path / "bundle").parity[0].passed is False
+    for result in edgeqkv.verify(tmp_path / "bundle", tmp_path / "other", tokens=200):
+        assert not result.record.passed
+        assert result.failures
+    assert [record.passed for record in read_bundle(tmp_path / "bundle").parity] == [False, False]
 
 
 def test_perplexity_and_kl_are_those_of_the_definition(pair):
@@ -55,7 +66,7 @@ def test_perplexity_and_kl_are_those_of_the_definition(pair):
     from edgeqkv.sample import token_windows
 
     model, bundle = pair
-    (result,) = edgeqkv.verify(bundle, model, tokens=96)
+    result, _ = edgeqkv.verify(bundle, model, tokens=96)
     read = read_model(model)
     windows = token_windows(read, "held_out", None, 96, 48)
     losses = []
@@ -70,14 +81,17 @@ def test_perplexity_and_kl_are_those_of_the_definition(pair):
 @pytest.mark.parametrize(
     ("weights", "cache", "limits"),
     [
-        ("fp32", "fp32", {"max_abs_logit": 1e-3, "greedy_identical": 128}),
-        ("int8", "fp32", {"mean_kl": 2e-3, "perplexity_percent": 0.5}),
-        ("int8", "int8", {"perplexity_percent": 1.0}),
-        ("fp32", "int8", {"perplexity_percent": 1.0}),
+        ("fp32", "fp32", [{"max_abs_logit": 1e-3, "greedy_identical": 128}] * 2),
+        ("int8", "fp32", [{"mean_kl": 2e-3, "perplexity_percent": 0.5}] * 2),
+        ("fp32", "fp16", [{"mean_kl": 1e-5, "perplexity_percent": 0.1}] * 2),
+        ("int8", "fp16", [{"mean_kl": 2e-3, "perplexity_percent": 0.5}] * 2),
+        ("int8", "int8", [{"perplexity_percent": 1.0}] * 2),
+        ("fp32", "int8", [{"perplexity_percent": 0.5}, {"perplexity_percent": 1.0}]),
     ],
 )
 def test_the_limits(tiny_model, tmp_path, weights, cache, limits):
-    assert thresholds(edgeqkv.export(tiny_model(), tmp_path / "b", weights=weights, cache=cache)) == limits
+    manifest = edgeqkv.export(tiny_model(), tmp_path / "b", weights=weights, cache=cache)
+    assert [thresholds(manifest, artifact) for artifact in manifest.artifacts] == limits
 
 
 @pytest.mark.parametrize(
@@ -93,7 +107,7 @@ def test_the_limits(tiny_model, tmp_path, weights, cache, limits):
 )
 def test_each_limit_alone(pair, limit, change):
     model, bundle = pair
-    (result,) = edgeqkv.verify(bundle, model, tokens=60)
+    result, _ = edgeqkv.verify(bundle, model, tokens=60)
     assert failures_of(replace(result.record, thresholds=limit)) == ()
     assert len(failures_of(replace(result.record, thresholds=limit, **change))) == 1
 
@@ -133,4 +147,4 @@ def test_the_command_exits_1_when_a_check_fails(cli, pair, tmp_path):
     failed = cli("verify", bundle, "--against", other, "--tokens", 60)
     assert failed.code == 1
     assert "| FAILED |" in failed.out
-    assert "edgeqkv: onnx: max_abs_logit" in failed.err
+    assert "edgeqkv: onnx fused: max_abs_logit" in failed.err

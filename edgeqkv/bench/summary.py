@@ -33,7 +33,14 @@ def _name(record: Record) -> str:
 
 def _side_by_side(records: Sequence[Record]) -> str:
     depth = records[0].decode[-1].depth
-    header = ["variant, weights / cache, kernel", "cache MiB", "peak RSS MiB", "private MiB", f"ms/token at {depth}", "tokens/s"]
+    header = [
+        "variant, weights / cache, kernel",
+        "cache MiB",
+        "peak RSS MiB",
+        "private MiB",
+        f"ms/token at {depth}",
+        "tokens/s",
+    ]
     rows = []
     for record in records:
         end, median = record.memory["end"], record.decode[-1].median

@@ -36,23 +36,29 @@ def test_records_hold_what_was_asked_for(cli, bundles, tmp_path):
         assert [(t["depth"], t["tokens"], len(t["seconds"])) for t in record["prefill"]] == [(0, 8, 2), (0, 32, 2)]
         assert list(record["memory"]) == ["start", "loaded", "depth 8", "depth 32", "end"]
         assert record["memory"]["end"]["peak_rss"] >= record["memory"]["loaded"]["rss"] > 0
-        assert (record["threads"], record["runtime"], record["kernel"]) == (1, "onnx", "stock")
+        assert (record["threads"], record["runtime"], record["kernel"]) == (1, "onnx", "fused")
         assert record["environment"]["emulated"] is False
     assert records[0]["cache_bytes"] == 8 * records[1]["cache_bytes"]
 
 
 def test_the_table_compares_with_the_first_bundle(cli, bundles):
     outcome = cli("bench", *bundles, "--depths", "8", "--rounds", 1, "--steps", 2)
-    assert "| relative to QKV, int8 / fp32 | cache |" in outcome.out
-    assert "| Q-MQA, int8 / fp32           | 0.125 |" in outcome.out
+    assert "| relative to QKV, int8 / fp32, fused | cache |" in outcome.out
+    assert "| Q-MQA, int8 / fp32, fused           | 0.125 |" in outcome.out
     first = outcome.out.split("\n\n")[1]
     for column in ("cache MiB", "peak RSS MiB", "private MiB", "ms/token at 8", "tokens/s"):
         assert column in first
 
 
+def test_both_kernels_of_a_bundle_in_one_run(cli, bundles):
+    outcome = cli("bench", bundles[0], "--kernels", "stock,fused", "--depths", "8", "--rounds", 1, "--steps", 2, "--json")
+    assert [record["kernel"] for record in json.loads(outcome.out)] == ["stock", "fused"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (["--kernels", "stock,quick"], "holds nothing for the runtime 'any' with the kernel 'quick'"),
         (["--results", "/nonexistent/r.jsonl"], "cannot write /nonexistent/r.jsonl: the folder /nonexistent does not exist"),
         (["--device", "ssh://board"], "unknown device 'ssh://board'; this version measures on: local"),
         (["--depths", "46"], "depth 46 and 8 measured steps do not fit a cache of 48 positions"),

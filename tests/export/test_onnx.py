@@ -8,51 +8,66 @@ from conftest import tiny_config, tiny_weights
 import edgeqkv
 from edgeqkv.cache import cache_layout
 from edgeqkv.eager import EagerModel
-from edgeqkv.export.onnx import attention_form, build_graph, write_graph
+from edgeqkv.export.onnx import attention_form, build_graph, write_graphs
 from edgeqkv.model_folder import write_model
+from edgeqkv.native import native_library
 from edgeqkv.presets import preset
-from edgeqkv.runtimes.onnx.engine import CACHE_NUMPY
+from edgeqkv.runtimes import ONNX_OPERATORS
 
 VARIANTS = ["QKV", "GQA-2", "MQA", "Q-K=V", "Q-GQA-2", "Q-MQA", "Q=K-V", "Q=K=V"]
 
 
-def exported(golden, tmp_path, **options):
+KERNELS = ["fused", "stock"]
+
+
+def exported(golden, tmp_path, kernel, **options):
     edgeqkv.export(golden.checkpoint, tmp_path / "bundle", **options)
-    return edgeqkv.open(tmp_path / "bundle")
+    return edgeqkv.open(tmp_path / "bundle", kernel=kernel)
 
 
-def test_golden_logits_and_greedy_text_token_by_token(golden, tmp_path):
-    session = exported(golden, tmp_path, weights="fp32")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_golden_logits_and_greedy_text_token_by_token(golden, tmp_path, kernel):
+    session = exported(golden, tmp_path, kernel, weights="fp32")
     logits = [session.step(token) for token in golden.ids]
     assert np.abs(np.stack(logits) - golden.logits).max() <= 1e-4
     session.reset()
     assert list(session.generate(golden.ids, limit=len(golden.greedy))) == golden.greedy
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("chunk", [1, 5, 23, 24])
-def test_prefill_in_chunks_of_any_length(golden, tmp_path, chunk):
-    session = exported(golden, tmp_path, weights="fp32")
+def test_prefill_in_chunks_of_any_length(golden, tmp_path, chunk, kernel):
+    session = exported(golden, tmp_path, kernel, weights="fp32")
     for start in range(0, len(golden.ids), chunk):
         part = golden.ids[start : start + chunk]
         logits = session.prefill(part)
         assert np.abs(logits - golden.logits[start + len(part) - 1]).max() <= 1e-4
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("weights", "cache"), [("int8", "fp32"), ("fp32", "int8"), ("int8", "int8")])
-def test_int8_stays_close(golden, tmp_path, weights, cache):
+def test_int8_stays_close(golden, tmp_path, weights, cache, kernel):
     """Random weights are the hardest case; the bound is a tenth of the spread of the logits, real models do far better."""
-    session = exported(golden, tmp_path, weights=weights, cache=cache)
+    session = exported(golden, tmp_path, kernel, weights=weights, cache=cache)
     logits = np.stack([session.step(token) for token in golden.ids])
     error = np.sqrt(np.mean((logits - golden.logits) ** 2))
     assert 0 < error <= 0.1 * golden.logits.std()
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_an_fp16_cache_rounds_and_no_more(golden, tmp_path, kernel):
+    session = exported(golden, tmp_path, kernel, weights="fp32", cache="fp16")
+    logits = np.stack([session.step(token) for token in golden.ids])
+    assert 0 < np.abs(logits - golden.logits).max() <= 5e-3
+    assert session.cache_bytes * 2 == edgeqkv.export(golden.checkpoint, tmp_path / "fp32").artifacts[0].cache.bytes
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("cache", ["fp32", "int8"])
-def test_both_forms_of_attention_compute_the_same(variant, cache, tmp_path):
+def test_both_stock_forms_of_attention_compute_the_same(variant, cache, tmp_path):
     config = tiny_config(variant)
     weights = tiny_weights(config)
-    layout = cache_layout(config, 32, cache)
+    layout = cache_layout(config, 32, cache, "static")
     generator = np.random.default_rng(3)
     scales = {name: generator.uniform(0.02, 0.04, config.kv_dim).astype(np.float32) for name in layout.names}
     ids = np.arange(20) * 7 % config.token_count
@@ -65,34 +80,58 @@ def test_both_forms_of_attention_compute_the_same(variant, cache, tmp_path):
     np.testing.assert_allclose(folded, expected, atol=1e-5 if cache == "fp32" else 0.1)
 
 
-def run_plain(graph, layout, ids, folder):
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("cache", ["fp32", "fp16", "int8"])
+def test_the_fused_graph_without_our_engine_copies_its_cache_and_computes_the_same(variant, cache, tmp_path):
+    import onnxruntime
+
+    config = tiny_config(variant)
+    weights, layout = tiny_weights(config), cache_layout(config, 32, cache)
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(str(native_library(ONNX_OPERATORS)))
+    ids = np.arange(20) * 7 % config.token_count
+    graph = build_graph(config, weights, layout, False, {}, "fused")
+    logits = run_plain(graph, layout, ids, tmp_path, options)
+    expected = EagerModel(config, weights).forward(ids.tolist())[-1]
+    np.testing.assert_allclose(logits, expected, atol={"fp32": 1e-5, "fp16": 5e-3, "int8": 0.1}[cache])
+
+
+def run_plain(graph, layout, ids, folder, options=None):
     """Without our engine: any ONNX Runtime user can feed the graph, if slowly."""
     import onnxruntime
 
-    write_graph(graph, folder)
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
-    feeds = {name: np.zeros(layout.shape, CACHE_NUMPY[layout.dtype]) for name in layout.names}
+    write_graphs({"model.onnx": graph}, folder)
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options)
+    feeds = {name: np.zeros(shape, dtype) for name, (dtype, shape) in layout.buffers.items()}
     return session.run(["logits"], {"ids": ids, "position": np.zeros(1, np.int64), **feeds})[0]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_graph_has_one_cache_tensor_a_layer_when_v_is_k(variant, tmp_path):
     config = tiny_config(variant)
-    write_graph(build_graph(config, tiny_weights(config), cache_layout(config, 32, "fp32"), True, {}), tmp_path)
-    graph = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph
-    caches = [value.name for value in graph.input if value.name.startswith("cache.")]
-    assert len(caches) == config.n_layer * (1 if config.v_is_k else 2)
-    for node in graph.node:
-        if node.op_type == "GroupQueryAttention":
-            assert (node.input[3] == node.input[4]) == config.v_is_k
-    appended = [node.input[0] for node in graph.node if node.op_type == "TensorScatter"]
-    assert len(appended) == len(set(appended))
-    assert set(appended) in (set(), set(caches))
+    layout, stock = cache_layout(config, 32, "fp32"), attention_form(config, "fp32")
+    forms = {form: build_graph(config, tiny_weights(config), layout, True, {}, form) for form in ("fused", stock)}
+    write_graphs({f"{form}.onnx": graph for form, graph in forms.items()}, tmp_path)
+    for form in forms:
+        graph = onnx.load(tmp_path / f"{form}.onnx", load_external_data=False).graph
+        caches = [value.name for value in graph.input if value.name.startswith("cache.")]
+        assert len(caches) == config.n_layer * (1 if config.v_is_k else 2)
+        for node in graph.node:
+            if node.op_type == "GroupQueryAttention":
+                assert (node.input[3] == node.input[4]) == config.v_is_k
+            if node.op_type == "CachedAttention":
+                assert (node.input[2] == "") == config.v_is_k
+        appended = [node.input[0] for node in graph.node if node.op_type == "TensorScatter"]
+        fused = [name for node in graph.node if node.op_type == "CachedAttention" for name in node.input[4:] if name]
+        assert (len(fused) > 0) == (form == "fused")
+        assert len(appended + fused) == len(set(appended + fused))
+        assert set(appended + fused) in (set(), set(caches))
 
 
 def test_embedding_and_head_are_one_int8_tensor(tmp_path):
     config = tiny_config("Q-MQA")
-    write_graph(build_graph(config, tiny_weights(config), cache_layout(config, 32, "fp32"), True, {}), tmp_path)
+    built = build_graph(config, tiny_weights(config), cache_layout(config, 32, "fp32"), True, {}, "fused")
+    write_graphs({"model.onnx": built}, tmp_path)
     graph = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph
     users = {node.op_type for node in graph.node if "wte.weight.int8" in node.input}
     assert users == {"MatMulNBits", "GatherBlockQuantized"}
@@ -131,9 +170,10 @@ def test_widths_that_int8_blocks_do_not_divide(tmp_path):
 @pytest.mark.parametrize("variant", ["Q-K=V", "Q-MQA"])
 def test_the_scales_of_an_int8_cache_are_in_the_graph_once(variant, tmp_path):
     config = tiny_config(variant, n_head=8, n_kv_head=8)
-    layout = cache_layout(config, 32, "int8")
+    layout = cache_layout(config, 32, "int8", "static")
     scales = {name: np.full(config.kv_dim, 0.1 + i, np.float32) for i, name in enumerate(layout.names)}
-    write_graph(build_graph(config, tiny_weights(config), layout, True, scales), tmp_path)
+    built = build_graph(config, tiny_weights(config), layout, True, scales, attention_form(config, "int8"))
+    write_graphs({"model.onnx": built}, tmp_path)
     graph = onnx.load(tmp_path / "model.onnx").graph
     held = [tensor for tensor in graph.initializer if tensor.name.startswith("cache.")]
     assert sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in held) == layout.scale_bytes

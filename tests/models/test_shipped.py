@@ -29,11 +29,13 @@ def test_each_is_at_most_8_mb_and_has_its_card(name):
         assert part in card
 
 
-@pytest.mark.parametrize(("weights", "cache"), [("fp32", "fp32"), ("int8", "fp32"), ("int8", "int8")])
+@pytest.mark.parametrize(("weights", "cache"), [("fp32", "fp32"), ("int8", "fp32"), ("fp32", "int8"), ("int8", "int8")])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_precision_passes_verify(name, weights, cache, tmp_path):
     edgeqkv.export(MODELS / name, tmp_path / "bundle", weights=weights, cache=cache)
-    (result,) = edgeqkv.verify(tmp_path / "bundle", MODELS / name, tokens=1536)
-    assert result.failures == ()
-    assert result.record.text == "built-in held-out sample"
-    assert result.record.perplexity_reference < 60  # of 2048 tokens: it has learned to read
+    results = edgeqkv.verify(tmp_path / "bundle", MODELS / name, tokens=1536)
+    assert [result.record.kernel for result in results] == ["fused", "stock"]
+    for result in results:
+        assert result.failures == ()
+        assert result.record.text == "built-in held-out sample"
+        assert result.record.perplexity_reference < 60  # of 2048 tokens: it has learned to read

@@ -13,27 +13,32 @@ from edgeqkv.bench.record import memory_of_this_process
 from edgeqkv.bundle import read_bundle
 from edgeqkv.cache import cache_layout
 from edgeqkv.decoder import decoder
-from edgeqkv.export.onnx import OnnxVerbs, aliases, attention_form, write_graph
+from edgeqkv.export.onnx import OnnxVerbs, aliases, attention_form, write_graphs
+from edgeqkv.native import native_library
+from edgeqkv.runtimes import ONNX_OPERATORS
 from edgeqkv.runtimes.onnx.engine import OnnxEngine
 
 VARIANTS = ["QKV", "Q-K=V", "Q=K=V", "GQA-2", "Q-GQA-2", "MQA", "Q-MQA"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("cache", ["fp32", "int8"])
+@pytest.mark.parametrize("cache", ["fp32", "fp16", "int8"])
 def test_real_cache_bytes_are_the_analytic_ones(variant, cache, tiny_model, tmp_path):
     edgeqkv.export(tiny_model(variant), tmp_path / "bundle", cache=cache, capacity=40)
-    session = edgeqkv.open(tmp_path / "bundle")
-    manifest = read_bundle(tmp_path / "bundle")
-    assert session.cache_bytes == manifest.cache.bytes == cache_layout(manifest.model.config, 40, cache).bytes
-    buffers = session._engine._caches
-    assert len({value.data_ptr() for value in buffers.values()}) == len(buffers) == len(manifest.cache.names)
+    config = read_bundle(tmp_path / "bundle").model.config
+    for kernel, scales in (("fused", "per_token"), ("stock", "static")):
+        session = edgeqkv.open(tmp_path / "bundle", kernel=kernel)
+        entry = session.artifact.cache
+        assert session.cache_bytes == entry.bytes == cache_layout(config, 40, cache, scales).bytes
+        buffers = session._engine._caches
+        assert len({value.data_ptr() for value in buffers.values()}) == len(buffers) == len(entry.names + entry.scale_names)
 
 
+@pytest.mark.parametrize("kernel", ["fused", "stock"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_writes_its_row_of_the_same_buffer_and_nothing_else(variant, tiny_model, tmp_path):
+def test_a_step_writes_its_row_of_the_same_buffer_and_nothing_else(variant, kernel, tiny_model, tmp_path):
     edgeqkv.export(tiny_model(variant), tmp_path / "bundle", weights="fp32")
-    session = edgeqkv.open(tmp_path / "bundle")
+    session = edgeqkv.open(tmp_path / "bundle", kernel=kernel)
     session.prefill(list(range(10)))
     buffers = {name: value.numpy() for name, value in session._engine._caches.items()}
     before = {name: array.copy() for name, array in buffers.items()}
@@ -45,7 +50,12 @@ def test_a_step_writes_its_row_of_the_same_buffer_and_nothing_else(variant, tiny
 
 # 4 layers, 8 query heads of 32, 2^16 positions: caches of 8 MiB (Q-MQA, int8) to 512 MiB, of which a few steps need kilobytes.
 LONG = {"n_layer": 4, "n_positions": 2**16, "d_model": 256, "n_head": 8, "n_kv_head": 8}
-CASES = [(variant, cache) for variant in ("QKV", "Q-K=V", "Q-MQA") for cache in ("fp32", "int8")]
+CASES = [
+    (variant, cache, kernel)
+    for variant in ("QKV", "Q-K=V", "Q-MQA")
+    for cache in ("fp32", "int8")
+    for kernel in ("fused", "stock")
+]
 
 
 class CopiesTheCache(OnnxVerbs):
@@ -56,22 +66,23 @@ class CopiesTheCache(OnnxVerbs):
         self.caches = {name: self.op("Neg", self.op("Neg", value)) for name, value in self.caches.items()}
 
 
-def growth(variant, cache, capacity, folder, verbs):
+def growth(variant, cache, kernel, capacity, folder, verbs):
     """Bytes that become resident from the first run of a fresh engine to a few steps later, and the bytes of its cache."""
     # No transparent huge pages: with them, one new row makes 2 MiB resident.
     prctl, set_thp_disable = getattr(ctypes.CDLL(None), "prctl", None), 41
     if prctl is None or prctl(set_thp_disable, 1, 0, 0, 0) or memory_of_this_process().rss is None:
         return None
     config = tiny_config(variant, **LONG)
-    layout = cache_layout(config, capacity, cache)
-    scales = {name: np.ones(config.kv_dim, np.float32) for name in layout.names} if cache == "int8" else {}
+    layout = cache_layout(config, capacity, cache, "per_token" if kernel == "fused" else "static")
+    scales = {name: np.ones(config.kv_dim, np.float32) for name in layout.names}
     weights = tiny_weights(config) | {"wpe.weight": np.zeros((config.n_positions, config.d_model), np.float32)}
-    form = attention_form(config, cache)
-    assert form == ("folded" if variant == "Q-MQA" else "gqa")
-    built = verbs(config, weights, layout, True, scales, form)
+    form = "fused" if kernel == "fused" else attention_form(config, cache)
+    assert form == ("fused" if kernel == "fused" else "folded" if variant == "Q-MQA" else "gqa")
+    built = verbs(config, weights, layout, True, scales, form, {})
     model = built.model(decoder(built, config, built.ids))
-    write_graph(model, folder)
-    engine = OnnxEngine(folder / "model.onnx", layout, aliases(model), config.vocab_size, 1)
+    write_graphs({"model.onnx": model}, folder)
+    operators = native_library(ONNX_OPERATORS) if kernel == "fused" else None
+    engine = OnnxEngine(folder / "model.onnx", layout, aliases(model), config.vocab_size, 1, operators)
     before = memory_of_this_process().rss
     engine.run(np.arange(8), 0)
     for position in range(8, 16):
@@ -79,27 +90,27 @@ def growth(variant, cache, capacity, folder, verbs):
     return memory_of_this_process().rss - before, layout.bytes
 
 
-def share_that_grows_with_capacity(variant, cache, folder, verbs):
+def share_that_grows_with_capacity(variant, cache, kernel, folder, verbs):
     """Resident growth at full capacity less that at 64 positions, over the cache's bytes; each in a process of its own,
     where no memory that was freed before can be used again unseen."""
     fresh = {"max_workers": 1, "max_tasks_per_child": 1, "mp_context": multiprocessing.get_context("spawn")}
     with concurrent.futures.ProcessPoolExecutor(**fresh) as processes:
-        short = processes.submit(growth, variant, cache, 64, folder / "short", verbs).result()
-        long = processes.submit(growth, variant, cache, LONG["n_positions"], folder / "long", verbs).result()
+        short = processes.submit(growth, variant, cache, kernel, 64, folder / "short", verbs).result()
+        long = processes.submit(growth, variant, cache, kernel, LONG["n_positions"], folder / "long", verbs).result()
     if short is None or long is None:
         pytest.skip("this system does not tell a process its memory, or cannot turn huge pages off")
     return (long[0] - short[0]) / long[1]
 
 
-@pytest.mark.parametrize(("variant", "cache"), CASES)
-def test_steps_do_not_touch_memory_that_grows_with_the_capacity(variant, cache, tmp_path):
+@pytest.mark.parametrize(("variant", "cache", "kernel"), CASES)
+def test_steps_do_not_touch_memory_that_grows_with_the_capacity(variant, cache, kernel, tmp_path):
     """The buffers are fresh zero pages: copying one, or reading it into another, would make that resident."""
-    assert share_that_grows_with_capacity(variant, cache, tmp_path, OnnxVerbs) < 1 / 16
+    assert share_that_grows_with_capacity(variant, cache, kernel, tmp_path, OnnxVerbs) < 1 / 16
 
 
-@pytest.mark.parametrize(("variant", "cache"), [case for case in CASES if case[0] != "QKV"])
-def test_that_measure_sees_a_copy(variant, cache, tmp_path):
-    assert share_that_grows_with_capacity(variant, cache, tmp_path, CopiesTheCache) > 1 / 2
+@pytest.mark.parametrize(("variant", "cache", "kernel"), [case for case in CASES if case[0] != "QKV"])
+def test_that_measure_sees_a_copy(variant, cache, kernel, tmp_path):
+    assert share_that_grows_with_capacity(variant, cache, kernel, tmp_path, CopiesTheCache) > 1 / 2
 
 
 def test_two_sessions_at_once_do_not_disturb_each_other(tiny_model, tmp_path):
@@ -114,17 +125,18 @@ def test_two_sessions_at_once_do_not_disturb_each_other(tiny_model, tmp_path):
 
 def test_a_bundle_written_by_hand_with_a_broken_graph(tiny_model, tmp_path):
     edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle")
-    (tmp_path / "bundle/onnx/model.onnx").write_bytes(b"not a graph")
-    with pytest.raises(edgeqkv.EdgeQKVError, match=r"onnxruntime .* cannot load .*model\.onnx"):
-        edgeqkv.open(tmp_path / "bundle", check=False)
+    for kernel, file in (("stock", "model.onnx"), ("fused", "model.fused.onnx")):
+        (tmp_path / "bundle/onnx" / file).write_bytes(b"not a graph")
+        with pytest.raises(edgeqkv.EdgeQKVError, match=rf"onnxruntime .* cannot load .*{file}"):
+            edgeqkv.open(tmp_path / "bundle", kernel=kernel, check=False)
 
 
 def test_unknown_runtime_and_kernel(tiny_model, tmp_path):
     edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle")
     with pytest.raises(edgeqkv.EdgeQKVError, match="nothing for the runtime 'coreml'; it was exported for: onnx"):
         edgeqkv.open(tmp_path / "bundle", runtime="coreml")
-    with pytest.raises(edgeqkv.EdgeQKVError, match="with the kernel 'fused'; it was exported for: onnx \\(stock kernel\\)"):
-        edgeqkv.open(tmp_path / "bundle", kernel="fused")
+    with pytest.raises(edgeqkv.EdgeQKVError, match="kernel 'quick'; it was exported for: onnx \\(fused kernel\\), onnx"):
+        edgeqkv.open(tmp_path / "bundle", kernel="quick")
     assert edgeqkv.open(tmp_path / "bundle", runtime="onnx", kernel="stock").depth == 0
 
 
@@ -135,3 +147,38 @@ def test_a_cache_of_one_position(tiny_model, tmp_path, cache):
     session.step(3)
     with pytest.raises(edgeqkv.CacheFull):
         session.step(3)
+
+
+@pytest.mark.parametrize("cache", ["fp32", "int8"])
+def test_threads_do_not_change_the_result(tiny_model, tmp_path, cache):
+    """With few KV heads and many positions the fused kernel cuts the sequence; the parts are merged in the same order."""
+    model = tiny_model("Q-MQA", n_positions=2048)
+    edgeqkv.export(model, tmp_path / "bundle", cache=cache)
+    ids = np.random.default_rng(0).integers(0, 300, 1500)
+    one, four = (edgeqkv.open(tmp_path / "bundle", kernel="fused", threads=n).prefill(ids)[:300] for n in (1, 4))
+    np.testing.assert_allclose(one, four, atol=1e-4)
+
+
+def test_the_fused_graph_is_taken_where_it_can_be_loaded_and_missed_aloud(tiny_model, tmp_path, monkeypatch, cli):
+    edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle")
+    assert edgeqkv.open(tmp_path / "bundle").artifact.kernel == "fused"
+    monkeypatch.setattr("edgeqkv.runtimes.native_library", lambda name: None)
+    with pytest.warns(RuntimeWarning, match="running the stock graph, which is slower: .* install a C\\+\\+ compiler"):
+        assert edgeqkv.open(tmp_path / "bundle").artifact.kernel == "stock"
+    with pytest.raises(edgeqkv.MissingPackage, match="cannot run here: this edgeqkv was installed without its compiled kernel"):
+        edgeqkv.open(tmp_path / "bundle", kernel="fused")
+    outcome = cli("generate", tmp_path / "bundle", "--ids", "1", "--kernel", "fused")
+    assert outcome.code == 3
+
+
+def test_a_library_that_does_not_load_is_a_missing_one(tmp_path, monkeypatch):
+    from edgeqkv import native
+
+    class Elsewhere:
+        def locate_file(self, name):
+            return tmp_path / name.rsplit("/", 1)[1]
+
+    (tmp_path / "broken.so").write_bytes(b"for another machine")
+    monkeypatch.setattr(native, "distribution", lambda name: Elsewhere())
+    assert native.native_library("broken") is None
+    assert native.native_library("absent") is None
