@@ -347,7 +347,7 @@ def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> None:
     tensors = {value.name: value.const_value for value in initializers}
     large = [tensor for tensor in tensors.values() if tensor is not None and tensor.nbytes >= INLINE_BYTES]
     external = ir.external_data.convert_tensors_to_external(large, folder, DATA_FILE) if large else []
-    stored = {tensor.name: tensor for tensor in external}
+    stored: dict[str | None, ir.TensorProtocol | None] = {tensor.name: tensor for tensor in external}
     for value in initializers:
         value.const_value = stored.get(value.name, value.const_value)
     for file, model in models.items():
