@@ -276,6 +276,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="By default one for each core.")] = None,
     rounds: Annotated[int, typer.Option(help="Times that every cell is visited.")] = 5,
     steps: Annotated[int, typer.Option(help="Tokens measured at each visit.")] = 8,
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt, and of a prefill that ends at each depth.")] = 128,
     results: Annotated[Path | None, typer.Option("--results", help="Append the raw records here, as JSON lines.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -289,7 +290,7 @@ def bench(
     if results is not None and not results.resolve().parent.is_dir():  # before minutes of measuring, not after
         raise EdgeQKVError(f"cannot write {results}: the folder {results.parent} does not exist")
     with progress_bar("bench") as update:
-        records = measure(bundles, device, chosen, wanted, threads, rounds, steps, update)
+        records = measure(bundles, device, chosen, wanted, threads, rounds, steps, prompt, update)
     if as_json:
         _print_json(records)
     else:

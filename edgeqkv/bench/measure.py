@@ -25,12 +25,14 @@ class Plan:
 
     depths: tuple[int, ...]
     threads: int
-    prompt: int = 128
-    rounds: int = 5
-    steps: int = 8
+    prompt: int
+    rounds: int
+    steps: int
 
 
-def make_plan(depths: Sequence[int] | None, threads: int | None, capacity: int, rounds: int, steps: int) -> Plan:
+def make_plan(
+    depths: Sequence[int] | None, threads: int | None, capacity: int, rounds: int, steps: int, prompt: int = 128
+) -> Plan:
     """Fill in what was not said, and refuse what does not fit the smallest bundle."""
     chosen = sorted(set(depths)) if depths else sorted({max(WARM_UP_STEPS, capacity * i // 4 - steps) for i in (1, 2, 4)})
     if chosen[0] < WARM_UP_STEPS:
@@ -40,11 +42,11 @@ def make_plan(depths: Sequence[int] | None, threads: int | None, capacity: int, 
             f"depth {chosen[-1]} and {steps} measured steps do not fit a cache of {capacity} positions; lower --depths or "
             "--steps"
         )
-    if rounds < 1 or steps < 1:
-        raise EdgeQKVError("rounds and steps must be at least 1")
+    if rounds < 1 or steps < 1 or prompt < 1:
+        raise EdgeQKVError("rounds, steps and prompt must be at least 1")
     if threads is not None and threads < 1:
         raise EdgeQKVError(f"threads must be at least 1, found {threads}")
-    return Plan(tuple(chosen), threads or os.cpu_count() or 1, min(128, chosen[-1]), rounds, steps)
+    return Plan(tuple(chosen), threads or os.cpu_count() or 1, min(prompt, chosen[-1]), rounds, steps)
 
 
 def measure(
@@ -55,11 +57,12 @@ def measure(
     threads: int | None = None,
     rounds: int = 5,
     steps: int = 8,
+    prompt: int = 128,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[Record]:
     """One record for each bundle and kernel (None: the bundle's best), all from one interleaved run on ``device``."""
     manifests = [read_bundle(bundle) for bundle in bundles]
-    plan = make_plan(depths, threads, min(m.capacity for m in manifests), rounds, steps)
+    plan = make_plan(depths, threads, min(m.capacity for m in manifests), rounds, steps, prompt)
     for bundle, manifest in zip(bundles, manifests, strict=True):
         check_files(bundle, manifest)
         for kernel in kernels:

@@ -79,12 +79,15 @@ def _ratios(records: Sequence[Record]) -> str:
     base = records[0]
     header = [f"relative to {_name(base)}", "cache", "peak RSS", "private"]
     header += [f"ms/token at {timing.depth}" for timing in base.decode]
+    shallow, deep = base.decode[0].depth, base.decode[-1].depth
+    header += [f"its own {deep} / {shallow}"] if deep != shallow else []
     rows = []
     for record in records:
         end, base_end = record.memory["end"], base.memory["end"]
         shares = [_share(end.peak_rss, base_end.peak_rss), _share(end.private, base_end.private)]
         times = [f"{a.median / b.median:.2f}" for a, b in zip(record.decode, base.decode, strict=True)]
-        rows.append([_name(record), f"{record.cache_bytes / base.cache_bytes:.3f}", *shares, *times])
+        growth = [f"{record.decode[-1].median / record.decode[0].median:.2f}"] if deep != shallow else []
+        rows.append([_name(record), f"{record.cache_bytes / base.cache_bytes:.3f}", *shares, *times, *growth])
     return table(header, rows)
 
 

@@ -119,7 +119,9 @@ OrtStatus* compute(void* op_kernel, OrtKernelContext* context) {
   const Tensor &q = in[kQ], &k = in[kK], &v = in[kV], &k_cache = caches[0];
 
   const bool scaled = kernel.dtype == EDGEQKV_INT8, with_v = v.data != nullptr || v.value != nullptr;
-  if (q.n_dim != 2 || k_cache.n_dim != 4 || q.dims[1] % kernel.n_head) return refuse("CachedAttention: q or k_cache has a wrong shape");
+  if (q.n_dim != 2 || k_cache.n_dim != 4 || q.dims[1] < 1 || q.dims[1] % kernel.n_head)
+    return refuse("CachedAttention: q or k_cache has a wrong shape");
+  if (in[kPosition].elements() != 1) return refuse("CachedAttention: position has a wrong shape");
   const int64_t n_token = q.dims[0], head_dim = q.dims[1] / kernel.n_head, n_kv = kernel.n_kv_head, capacity = k_cache.dims[2];
   for (const Tensor* x : {&k, &v})
     if (x->value && !has_shape(*x, {n_token, n_kv * head_dim})) return refuse("CachedAttention: k or v has a wrong shape");
@@ -131,7 +133,7 @@ OrtStatus* compute(void* op_kernel, OrtKernelContext* context) {
     if (!fits) return refuse("CachedAttention: a cache has a wrong shape");
   }
   const int64_t position = *reinterpret_cast<const int64_t*>(in[kPosition].data);
-  if (position < 0 || position + n_token > capacity) return refuse("CachedAttention: the tokens do not fit the cache");
+  if (position < 0 || position > capacity - n_token) return refuse("CachedAttention: the tokens do not fit the cache");
 
   char* out = nullptr;
   RETURN_IF_ERROR(make_output(api, context, kOut, q, &out));

@@ -50,6 +50,12 @@ def test_the_table_compares_with_the_first_bundle(cli, bundles):
         assert column in first
 
 
+def test_the_table_compares_a_model_with_itself_at_the_first_depth(cli, bundles):
+    outcome = cli("bench", *bundles, "--depths", "8,32", "--rounds", 1, "--steps", 2, "--prompt", 4)
+    assert "| its own 32 / 8 |" in outcome.out
+    assert "prefill tokens/s from 4 | prefill tokens/s from 28" in outcome.out
+
+
 def test_both_kernels_of_a_bundle_in_one_run(cli, bundles):
     outcome = cli("bench", bundles[0], "--kernels", "stock,fused", "--depths", "8", "--rounds", 1, "--steps", 2, "--json")
     assert [record["kernel"] for record in json.loads(outcome.out)] == ["stock", "fused"]
@@ -64,7 +70,7 @@ def test_both_kernels_of_a_bundle_in_one_run(cli, bundles):
         (["--depths", "46"], "depth 46 and 8 measured steps do not fit a cache of 48 positions"),
         (["--depths", "1"], "depth 1 is too small"),
         (["--depths", "1,two"], "--depths takes whole numbers"),
-        (["--rounds", "0"], "rounds and steps must be at least 1"),
+        (["--rounds", "0"], "rounds, steps and prompt must be at least 1"),
         (["--threads", "0"], "threads must be at least 1"),
     ],
 )
