@@ -1,5 +1,6 @@
 # make demo and make test are all that a new machine needs; both set everything up first.
 PYTHON ?= python3
+SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 MODELS := qkv q-kv q-mqa
@@ -7,7 +8,10 @@ DEMO := build/demo
 BENCH := build/bench
 STORY := --prompt "Once upon a time there was a little princess" --tokens 120 --temperature 0.6 --top-k 40 --seed 7
 
-.PHONY: help setup demo test kernels lint format bench bench-attention clean
+NATIVE := $(shell find runtimes -name CMakeLists.txt -o -name '*.cc' -o -name '*.h')
+ORT_HEADERS := build/onnxruntime-headers
+
+.PHONY: help setup demo test kernels check-ort-api lint format bench bench-8k bench-attention clean
 
 help:
 	@echo "make demo             set up, then export, verify, run and compare the models in models/"
@@ -15,18 +19,20 @@ help:
 	@echo "make kernels          build the C++ attention kernel and run its tests (part of make test)"
 	@echo "make lint             ruff and mypy"
 	@echo "make format           let ruff format the code"
-	@echo "make bench            the 300M geometry with random weights: memory and speed, QKV against K-only"
-	@echo "make bench-attention  the two forms of attention in the ONNX graph against each other"
+	@echo "make check-ort-api    our declarations of ONNX Runtime's C API against the official header (fetched with npm)"
+	@echo "make bench            the 300M geometry with random weights: memory and speed, QKV against K-only, both kernels"
+	@echo "make bench-8k         the same with 8192 positions"
+	@echo "make bench-attention  the forms of attention in the ONNX graph against each other"
 	@echo "make clean            remove .venv and build"
 
 setup: $(VENV)/ready
 
-$(VENV)/ready: pyproject.toml
+$(VENV)/ready: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "edgeqkv needs Python 3.11 or newer; set PYTHON=python3.x" >&2; exit 3; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "edgeqkv needs the Debian package python3-venv: apt-get install python3-venv" >&2; exit 3; }
-	$(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	@touch $@
@@ -56,6 +62,18 @@ kernels:
 	@cmake --build build/kernels --parallel 2 >/dev/null
 	ctest --test-dir build/kernels --output-on-failure
 
+# The header is ONNX Runtime's (MIT), from an npm package that carries it; ONNXRUNTIME_INCLUDE_DIR names another place.
+check-ort-api:
+	@if [ -z "$$ONNXRUNTIME_INCLUDE_DIR" ] && [ ! -f $(ORT_HEADERS)/headers/onnxruntime_c_api.h ]; then \
+		command -v npm >/dev/null || { echo "set ONNXRUNTIME_INCLUDE_DIR, or install the Debian package npm" >&2; exit 3; }; \
+		mkdir -p $(ORT_HEADERS) && cd $(ORT_HEADERS) && npm pack --silent com.github.asus4.onnxruntime@0.4.9 \
+		&& tar xzf *.tgz --wildcards --no-anchored --strip-components=3 '*/onnxruntime.aar' \
+		&& $(PYTHON) -m zipfile -e onnxruntime.aar . && rm *.tgz; \
+	fi
+	@cmake -S runtimes -B build/ort-api \
+		-DONNXRUNTIME_INCLUDE_DIR="$${ONNXRUNTIME_INCLUDE_DIR:-$(CURDIR)/$(ORT_HEADERS)/headers}" >/dev/null
+	cmake --build build/ort-api --target edgeqkv_onnx_api_check
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,16 +86,28 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Random weights of the paper's geometry: they prove memory and speed, nothing else.
 bench: setup
 	@for variant in qkv:QKV q-kv:Q-K=V q-mqa:Q-MQA; do \
 		model=$(BENCH)/models/$${variant%%:*}; \
 		test -d $$model || $(BIN)/edgeqkv new paper-300m --variant $${variant##*:} --out $$model || exit; \
+		for cache in fp32 int8; do \
+			$(BIN)/edgeqkv export $$model --out $(BENCH)/$${variant%%:*}-$$cache --cache $$cache || exit; \
+		done; \
 	done
-	@for model in qkv q-kv q-mqa; do for cache in fp32 int8; do \
-		$(BIN)/edgeqkv export $(BENCH)/models/$$model --out $(BENCH)/$$model-$$cache --cache $$cache || exit; \
-	done; done
 	$(BIN)/edgeqkv bench $(BENCH)/qkv-fp32 $(BENCH)/qkv-int8 $(BENCH)/q-kv-fp32 $(BENCH)/q-kv-int8 $(BENCH)/q-mqa-fp32 \
-		$(BENCH)/q-mqa-int8 --depths 128,1024,2000 --threads 2 --results $(BENCH)/results.jsonl
+		$(BENCH)/q-mqa-int8 --kernels stock,fused --depths 16,128,1024,2000 --prompt 512 --threads 2 \
+		--results $(BENCH)/results.jsonl
+
+bench-8k: setup
+	@for variant in qkv:QKV:fp32 q-kv:Q-K=V:int8 q-mqa:Q-MQA:int8; do \
+		IFS=: read name title cache <<< $$variant; \
+		model=$(BENCH)/models/$$name-8k; \
+		test -d $$model || $(BIN)/edgeqkv new paper-300m-8k --variant $$title --out $$model || exit; \
+		$(BIN)/edgeqkv export $$model --out $(BENCH)/$$name-8k-$$cache --cache $$cache || exit; \
+	done
+	$(BIN)/edgeqkv bench $(BENCH)/qkv-8k-fp32 $(BENCH)/q-kv-8k-int8 $(BENCH)/q-mqa-8k-int8 --kernels stock,fused \
+		--depths 16,2000,8000 --prompt 64 --threads 2 --results $(BENCH)/results.jsonl
 
 bench-attention: setup
 	$(BIN)/python -m edgeqkv.bench.attention
