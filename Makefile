@@ -50,7 +50,7 @@ demo: setup
 		$(BIN)/edgeqkv generate $(DEMO)/$$model $(STORY) || exit; \
 	done
 	@echo; echo "# Side by side"
-	@$(BIN)/edgeqkv bench $(MODELS:%=$(DEMO)/%) --results $(DEMO)/results.jsonl
+	@$(BIN)/edgeqkv bench $(MODELS:%=$(DEMO)/%) --kernels stock,fused --results $(DEMO)/results.jsonl
 
 test: setup kernels
 	$(BIN)/python -m pytest
@@ -96,8 +96,12 @@ bench: setup
 		done; \
 	done
 	$(BIN)/edgeqkv bench $(BENCH)/qkv-fp32 $(BENCH)/qkv-int8 $(BENCH)/q-kv-fp32 $(BENCH)/q-kv-int8 $(BENCH)/q-mqa-fp32 \
-		$(BENCH)/q-mqa-int8 --kernels stock,fused --depths 16,128,1024,2000 --prompt 512 --threads 2 \
+		$(BENCH)/q-mqa-int8 --kernels stock,fused --depths 16,128,1024,2000 --prompt 64 --threads 2 \
 		--results $(BENCH)/results.jsonl
+
+bench-prefill: bench
+	$(BIN)/edgeqkv bench $(BENCH)/qkv-fp32 $(BENCH)/qkv-int8 $(BENCH)/q-kv-fp32 $(BENCH)/q-kv-int8 $(BENCH)/q-mqa-fp32 \
+		$(BENCH)/q-mqa-int8 --kernels stock,fused --depths 512 --prompt 512 --rounds 5 --steps 1 --threads 2
 
 bench-8k: setup
 	@for variant in qkv:QKV:fp32 q-kv:Q-K=V:int8 q-mqa:Q-MQA:int8; do \
