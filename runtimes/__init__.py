@@ -48,5 +48,6 @@ def choose_artifact(folder: Path, manifest: Manifest, runtime: str | None, kerne
     if not able:
         raise MissingPackage(f"{folder} cannot run here: {WHY_MISSING}")
     if able[0] is not found[0]:
-        warnings.warn(f"running the {able[0].kernel} graph, which is slower: {WHY_MISSING}", RuntimeWarning, stacklevel=3)
+        text = f"running the {able[0].kernel} graph, which is slower: {WHY_MISSING}"
+        warnings.warn(text, RuntimeWarning, stacklevel=1)  # one place, so that Python says it once
     return able[0]

@@ -15,7 +15,8 @@ class WorkerProcess:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        command = [sys.executable, "-m", "edgeqkv.bench.worker"]
+        # -P: the package that is installed, not an edgeqkv/ folder that happens to be in the current one.
+        command = [sys.executable, "-P", "-m", "edgeqkv.bench.worker"]
         # A session of its own, so that Ctrl-C reaches only the process that shows the progress.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True

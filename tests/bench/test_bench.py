@@ -80,6 +80,20 @@ def test_bad_input(cli, bundles, arguments, reason):
     assert reason in one_sentence(outcome)
 
 
+def test_a_folder_of_the_same_name_does_not_stand_in_for_the_package(cli, bundles, tmp_path, monkeypatch):
+    (tmp_path / "edgeqkv").mkdir()
+    (tmp_path / "edgeqkv/__init__.py").write_text("raise ImportError")
+    monkeypatch.chdir(tmp_path)
+    assert cli("bench", bundles[0], "--depths", "8", "--rounds", 1, "--steps", 1).code == 0
+
+
+def test_what_is_passed_over_is_said_once(cli, bundles, monkeypatch):
+    monkeypatch.setattr("edgeqkv.runtimes.native_library", lambda name: None)
+    outcome = cli("bench", *bundles, "--depths", "8", "--rounds", 1, "--steps", 1, "--json")
+    assert [record["kernel"] for record in json.loads(outcome.out)] == ["stock", "stock"]
+    assert outcome.err.count("running the stock graph") <= 1
+
+
 def test_a_worker_that_dies_is_reported(bundles, monkeypatch):
     from edgeqkv.bench.device import start_worker
 
