@@ -6,8 +6,8 @@
  *               with j = 0 .. position + t (causal, the rows just written included) and g = h / (n_head / n_kv_head).
  * n_token = 1 is a decode step, n_token > 1 a prefill after any depth. With v = NULL the value is the key (a K-only cache):
  * one tensor, and each of its rows comes from memory once, for the score and for the value. Softmax is computed online
- * (Milakov and Gimelshein, arXiv 1805.02867), in fp32, on the rows as they are stored. Over an int8 cache, AVX-512 (query and
- * softmax weights) and NEON with dot product (query) may round to 16 bits, a small part of what the cache's 8 bits do.
+ * (Milakov and Gimelshein, arXiv 1805.02867), in fp32, on the rows as they are stored. Over an int8 cache, the query and
+ * the softmax weights may be rounded to 16 bits, a small part of what the cache's 8 bits do.
  *
  * Tensors. All are dense and row-major, innermost dimension last; no padding, no stride but what the shape says.
  *   q, out            float32 [n_token, n_head, head_dim]

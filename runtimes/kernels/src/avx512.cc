@@ -9,7 +9,6 @@ namespace {
 struct Avx512 {
   using F = __m512;
   static constexpr int W = 16, kRows = 24, kAccRows = 4, kAccVecs = 4;
-  static constexpr bool kIntegerDot = true;
 
   static F load(const float* p) { return _mm512_loadu_ps(p); }
   static F load(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
@@ -47,8 +46,7 @@ struct Avx512 {
     return add(_mm512_shuffle_f32x4(lo, hi, 0x88), _mm512_shuffle_f32x4(lo, hi, 0xdd));
   }
 
-  // Integer d of the query, as 16-bit integers side by side.
-  static void pack(float* packed, int, int d, int value) { reinterpret_cast<int16_t*>(packed)[d] = int16_t(value); }
+  static void pack(const int16_t* q, int dim, float* packed) { std::memcpy(packed, q, size_t(dim) * 2); }
 
   // The 32-bit sums hold: 32512 * 127 * 1024 < 2^32, and it is spread over 16 lanes.
   static F dot_rows(const float* packed, const int8_t* k, int dim) {
@@ -83,9 +81,13 @@ struct Avx512 {
     return sums(sum);
   }
 
+  struct PackedWeights {
+    float unit;  // 0: not packed, the floats are to be used
+    alignas(64) uint8_t high[kBlockKeys], low[kBlockKeys];
+  };
+
   // Weights, all >= 0, rounded to 16 bits of the largest: an error of at most max weight / 131070 each. Not done if they have
   // a NaN or infinity or are too small for the division.
-  static constexpr bool kIntegerWeights = true;
   static void pack_weights(const float* weight, int n, PackedWeights& packed) {
     F largest = set1(0), total = set1(0);
     for (int j = 0; j < n; j += W) {

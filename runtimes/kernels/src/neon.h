@@ -13,7 +13,7 @@ struct NeonBase {
     float32x4_t lo, hi;
   };
   static constexpr int W = 8, kRows = 8, kAccRows = 4, kAccVecs = 2;
-  static constexpr bool kIntegerWeights = false;
+  
 
   static F load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
   static F load(const uint16_t* p) {
@@ -47,6 +47,13 @@ struct NeonBase {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));
   }
   static F pow2(F n) { return {pow2(n.lo), pow2(n.hi)}; }
+  static void store_words(int16_t* p, F x) {
+    vst1q_s16(p, vqmovn_high_s32(vqmovn_s32(vcvtnq_s32_f32(x.lo)), vcvtnq_s32_f32(x.hi)));
+  }
+  // acc[0 .. 4) += unit * x
+  static void add_integers(int32x4_t x, float unit, float* acc) {
+    vst1q_f32(acc, vfmaq_n_f32(vld1q_f32(acc), vcvtq_f32_s32(x), unit));
+  }
   static float32x4_t sums4(const F* x) {
     float32x4_t ab = vpaddq_f32(vaddq_f32(x[0].lo, x[0].hi), vaddq_f32(x[1].lo, x[1].hi));
     float32x4_t cd = vpaddq_f32(vaddq_f32(x[2].lo, x[2].hi), vaddq_f32(x[3].lo, x[3].hi));

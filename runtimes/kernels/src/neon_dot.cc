@@ -1,18 +1,20 @@
-// NEON with the ARMv8.2 dot product of int8: a 16-bit query is two 8-bit halves.
+// NEON with the ARMv8.2 dot product of int8: 16-bit integers, of the query and of the weights, are two bytes each, 256 * high +
+// low with both within -128 .. 127.
 #include "neon.h"
 
 namespace edgeqkv {
 namespace {
 
 struct NeonDot : NeonBase {
-  static constexpr bool kIntegerDot = true;
+  static void split(int16x8_t x, int8_t* high, int8_t* low) {
+    vst1_s8(high, vrshrn_n_s16(x, 8));
+    vst1_s8(low, vmovn_s16(x));
+  }
 
-  // Integer d of the query as 256 * high + low, high within -127 .. 127: all highs, then all lows.
-  static void pack(float* packed, int dim, int d, int value) {
-    int high = (value + 128) >> 8;
-    int8_t* q = reinterpret_cast<int8_t*>(packed);
-    q[d] = int8_t(high);
-    q[dim + d] = int8_t(value - 256 * high);
+  // All highs, then all lows.
+  static void pack(const int16_t* q, int dim, float* packed) {
+    int8_t* bytes = reinterpret_cast<int8_t*>(packed);
+    for (int d = 0; d < dim; d += 8) split(vld1q_s16(q + d), bytes + d, bytes + dim + d);
   }
 
   static F dot_rows(const float* packed, const int8_t* k, int dim) {
@@ -47,6 +49,70 @@ struct NeonDot : NeonBase {
     int32x4_t high = vpaddq_s32(vpaddq_s32(h[0], h[1]), vpaddq_s32(h[2], h[3]));
     int32x4_t low = vpaddq_s32(vpaddq_s32(l[0], l[1]), vpaddq_s32(l[2], l[3]));
     return vfmaq_n_f32(vcvtq_f32_s32(low), vcvtq_f32_s32(high), 256.0f);
+  }
+
+  struct PackedWeights {
+    float unit;
+    alignas(16) int8_t high[kBlockKeys], low[kBlockKeys];  // zeros from n on, up to a multiple of 8
+  };
+
+  static void pack_weights(const float* weight, int n, PackedWeights& packed) {
+    WordWeights rounded;
+    round_weights<NeonDot>(weight, n, rounded);
+    packed.unit = rounded.unit;
+    if (packed.unit != 0)
+      for (int j = 0; j < n; j += 8) split(vld1q_s16(rounded.word + j), packed.high + j, packed.low + j);
+  }
+
+  static void add_values(const int8_t* v, const PackedWeights& packed, int n, int dim, float* acc) {
+    int d = 0;
+    for (; d + 32 <= dim; d += 32) add_columns<2>(v + d, packed, n, dim, 16, acc + d);
+    for (; d + 16 <= dim; d += 16) add_columns<1>(v + d, packed, n, dim, 16, acc + d);
+    if (d < dim) add_columns<1>(v + d, packed, n, dim, 8, acc + d);
+  }
+
+  // acc[0 .. 16 C) += sum_j weight[j] * v[j], or the first 8 for width 8. Four rows are interleaved, so that one SDOT multiplies
+  // 16 values by a byte of their weights. Rows from n on have weight 0: the last one is taken instead of them.
+  template <int C>
+  static void add_columns(const int8_t* v, const PackedWeights& packed, int n, int dim, int width, float* acc) {
+    int32x4_t high[4 * C], low[4 * C];
+    EDGEQKV_UNROLL
+    for (int i = 0; i < 4 * C; i++) high[i] = low[i] = vdupq_n_s32(0);
+    for (int j = 0; j < n; j += 4) {
+      int8x16_t wh = four_bytes(packed.high + j), wl = four_bytes(packed.low + j);
+      const int8_t* row[4];
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 4; i++) row[i] = v + ptrdiff_t(j + i < n ? j + i : n - 1) * dim;
+      EDGEQKV_UNROLL
+      for (int c = 0; c < C; c++) {
+        int8x16_t x[4], y[4];
+        EDGEQKV_UNROLL
+        for (int i = 0; i < 4; i++) x[i] = width == 16 ? vld1q_s8(row[i] + 16 * c) : vcombine_s8(vld1_s8(row[i]), vdup_n_s8(0));
+        interleave(x, y);
+        EDGEQKV_UNROLL
+        for (int i = 0; i < 4; i++) {
+          high[4 * c + i] = vdotq_s32(high[4 * c + i], y[i], wh);
+          low[4 * c + i] = vdotq_s32(low[4 * c + i], y[i], wl);
+        }
+      }
+    }
+    EDGEQKV_UNROLL
+    for (int i = 0; i < 4 * C; i++)
+      if (4 * i < width * C) add_integers(vaddq_s32(vshlq_n_s32(high[i], 8), low[i]), packed.unit, acc + 4 * i);
+  }
+
+  // y[i] has dimensions 4 i .. 4 i + 3 of the four rows x, a dimension's four bytes side by side.
+  static void interleave(const int8x16_t* x, int8x16_t* y) {
+    int16x8_t ab = vreinterpretq_s16_s8(vzip1q_s8(x[0], x[1])), AB = vreinterpretq_s16_s8(vzip2q_s8(x[0], x[1]));
+    int16x8_t cd = vreinterpretq_s16_s8(vzip1q_s8(x[2], x[3])), CD = vreinterpretq_s16_s8(vzip2q_s8(x[2], x[3]));
+    y[0] = vreinterpretq_s8_s16(vzip1q_s16(ab, cd)), y[1] = vreinterpretq_s8_s16(vzip2q_s16(ab, cd));
+    y[2] = vreinterpretq_s8_s16(vzip1q_s16(AB, CD)), y[3] = vreinterpretq_s8_s16(vzip2q_s16(AB, CD));
+  }
+
+  static int8x16_t four_bytes(const int8_t* p) {
+    int32_t x;
+    std::memcpy(&x, p, 4);
+    return vreinterpretq_s8_s32(vdupq_n_s32(x));
   }
 };
 

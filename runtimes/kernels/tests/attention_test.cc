@@ -6,17 +6,19 @@
 // With |v' - v| <= max|v|/254 and sum p'_j = 1:
 //   |out' - out| <= sum |p'_j - p_j| |v_j| + sum p'_j |v'_j - v_j| <= (exp(2 Delta) - 1) sum p_j |v_j| + max|v| / 254.
 // That is against k and v themselves. Against what the cache holds only arithmetic is left, plus, on the paths with integer
-// dot products, the query's 16 bits: |q' - q| <= max|q| / 65024, so Delta_q = c |k'|_1 max|q| / 65024 in the same formula. Where
-// weights are integers too (AVX-512), each weight w_j = p_j scale_j is off by max w / 131070, the values being integers i_j:
-// |out' - out| <= max w / 131070 * sum |i_j|.
+// integer sums (all but scalar), the query's 16 bits: |q' - q| <= max|q| / 65024, so Delta_q = c |k'|_1 max|q| / 65024 in the
+// same formula; and the weights': each w_j = p_j scale_j is off by max w / 65024 at most (AVX-512: 131070), the values being
+// integers i_j: |out' - out| <= max w / 65024 * sum |i_j|.
 #include "problem.h"
 
 namespace {
 
 constexpr double kArithmetic = 1e-5;  // the fp32 requirement; sums of |p v| rather than of p v, so that signs cannot cancel
 
-bool integer_query(const Problem& p, int isa) {
-  return p.dtype == EDGEQKV_INT8 && (isa == EDGEQKV_ISA_AVX512 || isa == EDGEQKV_ISA_NEON_DOT);
+bool integer_sums(const Problem& p, int isa) { return p.dtype == EDGEQKV_INT8 && isa != EDGEQKV_ISA_SCALAR; }
+
+double weight_slack(const Reference& ref, size_t i, int isa) {
+  return ref.weight_slack[i] / (isa == EDGEQKV_ISA_AVX512 ? 131070 : 65024);
 }
 
 double worst_fp32 = 0, worst_fp16 = 0, worst_int8 = 0;  // printed, so that a drift below the limits is seen too
@@ -34,16 +36,16 @@ void check_out(const Problem& p, const Result& r, int isa, const Reference& exac
     worst_int8 = std::max(worst_int8, error);
     for (size_t i = 0; i < r.out.size(); i++) {
       double bound = std::expm1(2 * exact.score_slack) * exact.absolute[i] + exact.value_slack +
-                     rounded.weight_slack[i] + (std::expm1(2 * rounded.query_slack) + kArithmetic) * exact.absolute[i];
+                     weight_slack(rounded, i, isa) + (std::expm1(2 * rounded.query_slack) + kArithmetic) * exact.absolute[i];
       CHECK(std::fabs(r.out[i] - exact.out[i]) <= bound, "%g, bound %g, %s, %s", r.out[i] - exact.out[i], bound, path,
             p.name().c_str());
     }
   }
   // Against what the cache holds. A query's rounding errors are independent, so its worst case is far from reached.
-  double slack = integer_query(p, isa) ? std::expm1(2 * rounded.query_slack) : 0;
+  double slack = integer_sums(p, isa) ? std::expm1(2 * rounded.query_slack) : 0;
   for (size_t i = 0; i < r.out.size(); i++) {
     double bound = (slack + kArithmetic) * rounded.absolute[i];
-    if (p.dtype == EDGEQKV_INT8 && isa == EDGEQKV_ISA_AVX512) bound += rounded.weight_slack[i];
+    if (integer_sums(p, isa)) bound += weight_slack(rounded, i, isa);
     CHECK(std::fabs(r.out[i] - rounded.out[i]) <= bound, "%g, bound %g, %s, %s", r.out[i] - rounded.out[i], bound, path,
           p.name().c_str());
   }

@@ -162,7 +162,7 @@ inline Result run(const Problem& p, int isa, int threads = 0) {
 struct Reference {
   std::vector<double> out;       // [n_token, n_head, head_dim]
   std::vector<double> absolute;  // the same with |v|: sum_j p_j |v_j|
-  std::vector<double> weight_slack;  // what weights of 16 bits may do to `out`, see attention_test.cc; int8 only
+  std::vector<double> weight_slack;  // max w_j * sum_j |i_j| of attention_test.cc; int8 only
   double score_slack = 0;        // Delta of attention_test.cc for the int8 keys, largest over all queries and keys
   double query_slack = 0;        // the same for a query of 16 bits
   double value_slack = 0;        // largest |v - stored v| that rounding to int8 allows
@@ -227,7 +227,7 @@ inline Reference reference(const Problem& p, bool rounded) {
           double value = v[p.kv_index(j, kv_head, int(d))];
           x += value * weight[size_t(j)] / sum;
           y += std::fabs(value * weight[size_t(j)] / sum);
-          if (scale_of(j) > 0) ref.weight_slack[at + d] += std::fabs(value / scale_of(j)) * largest / 131070;
+          if (scale_of(j) > 0) ref.weight_slack[at + d] += std::fabs(value / scale_of(j)) * largest;
         }
         ref.out[at + d] = x;
         ref.absolute[at + d] = y;

@@ -1,0 +1,151 @@
+// What the algorithm asks of a vector type V, which each instruction set's source file defines, and what all of it shares.
+//
+// V holds V::W floats and offers: load(const float* | const uint16_t* fp16 | const int8_t*) -> F, store, store_fp16, set1,
+// add, sub, mul, div, fma(a, b, c) = a * b + c, max, abs, round (half to even), pow2 (2^n of an integral n >= -127, with
+// 2^-127 taken as 0), sums(F[W]) -> F whose lane i is the sum of its i-th argument, and the block shapes kRows, kAccRows,
+// kAccVecs that fit its registers. max(a, b) is b when either is NaN. V also has the sums over int8 rows in integers, with
+// either its own rounding of the weights or store_words for round_weights:
+//   store_words(int16_t*, F)                rounds to 16-bit integers
+//   pack(integers, dim, packed)             lays out a query of 16-bit integers
+//   dot_rows(packed, k, dim) -> F           lane i = query . k[i] for W rows
+//   PackedWeights, pack_weights, add_values acc[d] += sum_j weight[j] * v[j, d], weights of 16 bits unless unit is 0
+//
+// Everything is in an unnamed namespace and uses no inline library function: each source file is compiled with its own
+// flags, and a function shared between them would be linked in one version, perhaps not one that the CPU can run.
+#pragma once
+
+#include <cstring>
+
+#include "path.h"
+
+// Before a loop over an array of registers: left as a loop, the array would live in memory.
+#if defined(__clang__)
+#define EDGEQKV_UNROLL _Pragma("unroll")
+#else
+#define EDGEQKV_UNROLL _Pragma("GCC unroll 32")
+#endif
+
+namespace edgeqkv {
+namespace {
+
+using fp16 = uint16_t;
+
+constexpr int kBlockKeys = 64;  // cached rows of one block: they stay in L1 between the score and the value
+
+constexpr size_t aligned(size_t n_float) { return (n_float + 15) & ~size_t(15); }
+
+// One tensor of the cache, as one KV head sees it. `scale` is null but for int8.
+template <class T>
+struct Rows {
+  const T* x;
+  const float* scale;
+};
+
+// 2^x for x <= 0. Polynomial of Cephes' exp2f on [-0.5, 0.5], relative error below 2e-7; below 2^-126.5 it is 0.
+template <class V>
+typename V::F exp2(typename V::F x) {
+  x = V::max(V::set1(-127.0f), x);
+  typename V::F n = V::round(x), f = V::sub(x, n);
+  typename V::F p = V::set1(1.535336188319500e-4f);
+  p = V::fma(p, f, V::set1(1.339887440266574e-3f));
+  p = V::fma(p, f, V::set1(9.618437357674640e-3f));
+  p = V::fma(p, f, V::set1(5.550332471162809e-2f));
+  p = V::fma(p, f, V::set1(2.402264791363012e-1f));
+  p = V::fma(p, f, V::set1(6.931472028550421e-1f));
+  p = V::fma(p, f, V::set1(1.0f));
+  return V::mul(p, V::pow2(n));
+}
+
+template <class V>
+float exp2_one(float x) {
+  float lanes[V::W];
+  V::store(lanes, exp2<V>(V::set1(x)));
+  return lanes[0];
+}
+
+// Pairwise, so that the latencies are log W additions and not W.
+template <class V>
+float sum_lanes(typename V::F x) {
+  constexpr int W = V::W;
+  float lanes[W];
+  V::store(lanes, x);
+  EDGEQKV_UNROLL
+  for (int half = W / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+template <class V>
+float max_lanes(typename V::F x) {
+  constexpr int W = V::W;
+  float lanes[W];
+  V::store(lanes, x);
+  EDGEQKV_UNROLL
+  for (int half = W / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+  return lanes[0];
+}
+
+// score[j ..] * scale[j ..] for a vector of which the first n - j lanes count.
+template <class V>
+typename V::F scaled(typename V::F x, const float* scale, int j, int n) {
+  constexpr int W = V::W;
+  if (j + W <= n) return V::mul(x, V::load(scale + j));
+  float lanes[W] = {};
+  std::memcpy(lanes, scale + j, sizeof(float) * size_t(n - j));
+  return V::mul(x, V::load(lanes));
+}
+
+// Query row r of the item, times the score scale and log2(e), to x[0], x[stride], ...
+void load_query(const edgeqkv_attention_args& a, const Item& item, int r, float* x, int stride) {
+  int group = a.n_head / a.n_kv_head, row = item.row0 + r, head = item.kv_head * group + row % group;
+  const float* q = a.q + (size_t(row / group) * size_t(a.n_head) + size_t(head)) * size_t(a.head_dim);
+  float factor = a.scale * 1.44269504f;
+  for (int d = 0; d < a.head_dim; d++) x[d * stride] = q[d] * factor;
+}
+
+// The largest of 16-bit integers that stand for floats. As two bytes, 256 * high + low, it fits -127 .. 127 twice.
+constexpr int kLargestInteger = 127 * 256;
+
+// x ~ unit * integers with |integers| <= kLargestInteger: an error below max|x| / 65024 each. Returns the unit. With a NaN or an
+// infinity in x the unit is NaN and the integers are zeros.
+float round_query(const float* x, int dim, int16_t* integers) {
+  float largest = 0, poison = 0;
+  for (int d = 0; d < dim; d++) {
+    float m = x[d] < 0 ? -x[d] : x[d];
+    largest = m > largest ? m : largest;
+    poison += x[d] - x[d];
+  }
+  float unit = largest / kLargestInteger + poison;
+  for (int d = 0; d < dim; d++) {
+    float y = unit > 0 ? x[d] / unit : 0.0f;
+    y = y > kLargestInteger ? kLargestInteger : y < -kLargestInteger ? -kLargestInteger : y;
+    integers[d] = int16_t(y < 0 ? y - 0.5f : y + 0.5f);
+  }
+  return unit;
+}
+
+// The softmax weights of a block as integers: weight ~ unit * word, an error of at most max weight / 65024 each. unit 0: not
+// rounded, for they have a NaN or infinity or are too small for the division.
+struct WordWeights {
+  float unit;
+  alignas(32) int16_t word[kBlockKeys];  // zeros from n on, up to a whole vector
+};
+
+// weight[n ..] are zeros up to a whole vector.
+template <class V>
+void round_weights(const float* weight, int n, WordWeights& rounded) {
+  typename V::F largest = V::set1(0), total = V::set1(0);
+  for (int j = 0; j < n; j += V::W) {
+    largest = V::max(V::load(weight + j), largest);
+    total = V::add(total, V::load(weight + j));
+  }
+  float top = max_lanes<V>(largest), sum = sum_lanes<V>(total);
+  rounded.unit = top > 1e-30f && sum < 1e30f ? top / kLargestInteger : 0;
+  if (rounded.unit == 0) return;
+  typename V::F steps = V::set1(kLargestInteger / top);
+  for (int j = 0; j < n; j += V::W) V::store_words(rounded.word + j, V::mul(V::load(weight + j), steps));
+}
+
+}  // namespace
+}  // namespace edgeqkv
