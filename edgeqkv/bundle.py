@@ -14,9 +14,11 @@ from edgeqkv.text_file import read_text
 
 FORMAT = 2
 MANIFEST = "edgeqkv.json"
-Runtime = Literal["onnx"]
+Runtime = Literal["onnx", "coreml"]
 Kernel = Literal["fused", "stock"]
-ENTRIES = (MANIFEST, TOKENIZER, "onnx")  # all that a bundle holds at its top
+WeightScheme = Literal["fp32", "fp16", "int8"]
+Executor = Literal["runtime", "interpreter", "value_inference"]
+ENTRIES = (MANIFEST, TOKENIZER, "onnx", "coreml")  # all that a bundle holds at its top
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ class CacheEntry:
 
 @dataclass(frozen=True)
 class WeightsEntry:
-    """``block`` is the number of values that share a scale, by matrix width; empty for floating point."""
+    """``block`` is the number of values of a row that share a scale, by matrix width; empty for floating point."""
 
-    scheme: Literal["fp32", "int8"]
+    scheme: WeightScheme
     block: dict[str, int]
 
 
@@ -77,17 +79,20 @@ class Port:
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """``aliases`` maps each output that must share memory with an input to that input."""
+    """``aliases`` maps each output that must share memory with an input to that input. Where the runtime keeps the cache itself
+    (Core ML's states) nothing of it is an input or output, and ``states`` maps each state to the cache tensor it holds."""
 
     name: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     aliases: dict[str, str]
+    states: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One runtime's files: paths relative to the bundle, each with its sha256; the first is the one to load.
+    """One runtime's files: paths relative to the bundle, each with its sha256; the first is the one to load (for Core ML the
+    ``Manifest.json`` at the top of the package, whose folder is loaded).
 
     Artifacts may share files. ``kernel`` is "stock" when the runtime's own operators attend and "fused" when ours do;
     ``operators`` are those that the runtime does not bring, by domain::name. ``cache`` is what this artifact keeps between
@@ -98,6 +103,7 @@ class Artifact:
     kernel: Kernel
     attention: str
     operators: tuple[str, ...]
+    weights: WeightsEntry
     cache: CacheEntry
     files: dict[str, str]
     runtime_version: str
@@ -111,10 +117,15 @@ class Artifact:
 
 @dataclass(frozen=True)
 class ParityRecord:
-    """What ``edgeqkv verify`` found for one artifact. Perplexities are per token on ``text``; KL is in nats."""
+    """What ``edgeqkv verify`` found for one artifact. Perplexities are per token on ``text``; KL is in nats.
+
+    ``executor`` is "runtime", or what computed the artifact where its runtime cannot run, or beside it as a second opinion.
+    ``greedy_tokens`` is 0 where no greedy text was compared.
+    """
 
     runtime: str
     kernel: str
+    executor: Executor
     runtime_version: str
     against_sha256: str
     text: str
@@ -138,7 +149,6 @@ class Manifest:
     edgeqkv: str
     model: ModelEntry
     capacity: int
-    weights: WeightsEntry
     artifacts: tuple[Artifact, ...]
     parity: tuple[ParityRecord, ...]
 
@@ -227,6 +237,10 @@ def _check(manifest: Manifest, where: str) -> None:
         demand(inside, f"{name} names files outside the bundle")
         demand(artifact.prefill_chunk >= 1, f"{name} has a prefill_chunk below 1")
         for entry in artifact.entry_points:
+            if entry.states:
+                kept = set(entry.states.values()) == set(layout.buffers) and not entry.aliases
+                demand(kept, f"{name} does not keep every cache tensor in a state")
+                continue
             outputs = {port.name for port in entry.outputs} - {"logits"}
             demand(set(layout.buffers) <= {port.name for port in entry.inputs}, f"{name} does not take the cache tensors")
             demand(entry.aliases.keys() == outputs, f"{name} does not say where its cache outputs lie")
@@ -261,7 +275,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def record_parity(folder: Path, record: ParityRecord) -> None:
-    """Put a verify result into the manifest, in place of an older one of the same runtime and kernel."""
+    """Put a verify result into the manifest, in place of an older one of the same runtime, kernel and executor."""
     manifest = read_bundle(folder)
-    others = [r for r in manifest.parity if (r.runtime, r.kernel) != (record.runtime, record.kernel)]
+    key = record.runtime, record.kernel, record.executor
+    others = [r for r in manifest.parity if (r.runtime, r.kernel, r.executor) != key]
     write_manifest(folder, replace(manifest, parity=(*others, record)))

@@ -8,12 +8,15 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import edgeqkv
 from edgeqkv.errors import EdgeQKVError
+
+if TYPE_CHECKING:
+    from edgeqkv.bundle import ParityRecord
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,12 +74,12 @@ def inspect(
         for artifact in seen.bundle.artifacts:
             held = artifact.cache
             print(
-                f"{artifact.name} ({artifact.runtime} {artifact.runtime_version}): {seen.bundle.weights.scheme} weights, "
+                f"{artifact.name} ({artifact.runtime} {artifact.runtime_version}): {artifact.weights.scheme} weights, "
                 f"{artifact.attention} attention, {held.dtype} cache{SCALES[held.scale_layout]}, {held.bytes:,} bytes"
             )
         for record in seen.bundle.parity:
             result = "passed" if record.passed else "FAILED"
-            print(f"verified on {record.runtime} {record.kernel}: {result}, perplexity {record.perplexity:.2f}")
+            print(f"verified on {_executed(record)} {record.kernel}: {result}, perplexity {record.perplexity:.2f}")
     print(f"\ncache at {seen.capacity:,} positions, {seen.cache_dtype}\n")
     rows = [
         [
@@ -133,11 +136,19 @@ def new(
 def export(
     model: Annotated[Path, typer.Argument(help="Model folder or checkpoint.")],
     out: Out,
-    target: Annotated[list[str], typer.Option(help="onnx")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
-    weights: Annotated[str, typer.Option(help="int8 or fp32.")] = "int8",
-    cache: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    target: Annotated[list[str], typer.Option(help="onnx or coreml; give it again for more.")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
+    weights: Annotated[str, typer.Option(help="int8, or fp32 (onnx) or fp16 (coreml).")] = "int8",
+    cache: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8 for onnx, by default fp32; Core ML's states are fp16.")
+    ] = None,
     capacity: Annotated[int | None, typer.Option(help="Positions of the cache; by default all the model has.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="Text for the static scales of the stock int8 cache.")] = None,
+    prefill_chunk: Annotated[
+        int | None, typer.Option(help="Tokens that are prefilled at once, by default 64 for onnx, 32 for coreml.")
+    ] = None,
+    head_parts: Annotated[
+        int | None, typer.Option(help="Core ML: cut head and embedding, by default into parts of at most 16384 rows.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a bundle that a device can run."""
@@ -153,6 +164,8 @@ def export(
             cache=cache,  # type: ignore[arg-type]
             capacity=capacity,
             calibration=calibration,
+            prefill_chunk=prefill_chunk,
+            head_parts=head_parts,
             progress=lambda stage: update(stage, 0, 0),
         )
     if as_json:
@@ -160,8 +173,9 @@ def export(
         return
     size = sum((out / name).stat().st_size for name in {name for a in manifest.artifacts for name in a.files})
     kinds = ", ".join(f"{a.runtime} {a.kernel} ({mib(a.cache.bytes, 2)} MiB)" for a in manifest.artifacts)
+    caches = "/".join(dict.fromkeys(a.cache.dtype for a in manifest.artifacts))
     print(
-        f"{out}: {manifest.model.variant}, {weights} weights, {mib(size)} MiB; {cache} cache of {manifest.capacity} positions "
+        f"{out}: {manifest.model.variant}, {weights} weights, {mib(size)} MiB; {caches} cache of {manifest.capacity} positions "
         f"for {kinds}"
     )
 
@@ -189,7 +203,7 @@ def verify(
     else:
         rows = [
             [
-                r.runtime,
+                _executed(r),
                 r.kernel,
                 r.tokens,
                 f"{r.max_abs_logit:.1e}",
@@ -215,10 +229,14 @@ def verify(
             "result",
         ]
         print(table(header, rows))
+        if any(result.record.executor == "interpreter" for result in results):
+            from edgeqkv.runtimes.coreml.engine import WHAT_THIS_PROVES
+
+            print(f"\n{WHAT_THIS_PROVES}")
     for result in results:
         record_parity(bundle, result.record)
         for failure in result.failures:
-            _note(f"{result.record.runtime} {result.record.kernel}: {failure}")
+            _note(f"{_executed(result.record)} {result.record.kernel}: {failure}")
     if any(result.failures for result in results):
         raise typer.Exit(1)
 
@@ -232,7 +250,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Sample from the k best.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    runtime: Annotated[str | None, typer.Option(help="onnx")] = None,
+    runtime: Annotated[str | None, typer.Option(help="onnx or coreml")] = None,
     kernel: Annotated[str | None, typer.Option(help="fused or stock; by default fused where it can be loaded.")] = None,
     threads: Annotated[int | None, typer.Option(help="By default the runtime's choice.")] = None,
     as_json: Json = False,
@@ -319,6 +337,11 @@ def _parse_ids(text: str, option: str = "--ids") -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise EdgeQKVError(f"{option} takes whole numbers separated by commas, found {text!r}") from error
+
+
+def _executed(record: "ParityRecord") -> str:
+    """The runtime, and what stood in for it."""
+    return record.runtime if record.executor == "runtime" else f"{record.runtime} ({record.executor})"
 
 
 def _note(text: str) -> None:

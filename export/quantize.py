@@ -35,3 +35,23 @@ def quantize_rows(weight: np.ndarray) -> BlockInt8:
     safe = np.where(scales == 0, np.float32(1), scales)
     values = np.rint(blocks / safe[:, :, None]).astype(np.int16) + 128
     return BlockInt8(values.astype(np.uint8), scales.astype(np.float32), block)
+
+
+@dataclass(frozen=True)
+class ChannelInt8:
+    """``values`` int8 [rows, columns] and ``scales`` float16 [rows, 1], as Core ML dequantises: scale * value."""
+
+    values: np.ndarray
+    scales: np.ndarray
+
+
+def quantize_channels(weight: np.ndarray) -> ChannelInt8:
+    """Round [rows, columns] to int8, symmetric, with one scale max|row| / 127 for each row.
+
+    The values are rounded against the scale as fp16 holds it.
+    """
+    rows = weight.astype(np.float32)
+    scales = (np.abs(rows).max(axis=1, keepdims=True) / 127.0).astype(np.float16)
+    scales = np.where(scales == 0, np.float16(1), scales)
+    values = np.clip(np.rint(rows / scales.astype(np.float32)), -127, 127)
+    return ChannelInt8(values.astype(np.int8), scales)

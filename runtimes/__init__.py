@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-from edgeqkv.bundle import Artifact, Manifest, check_files, read_bundle
+from edgeqkv.bundle import Artifact, Executor, Manifest, check_files, read_bundle
 from edgeqkv.errors import EdgeQKVError, MissingPackage
 from edgeqkv.native import WHY_MISSING, native_library
 from edgeqkv.session import Engine, Session
@@ -19,18 +19,29 @@ def open_bundle(folder: Path, runtime: str | None, kernel: str | None, threads: 
     artifact = choose_artifact(folder, manifest, runtime, kernel)
     if check:
         check_files(folder, manifest)
-    # One engine today; the next one adds its line here.
-    from edgeqkv.runtimes.onnx.engine import OnnxEngine
+    return open_artifact(folder, manifest, artifact, threads)
 
-    operators = native_library(ONNX_OPERATORS) if artifact.operators else None
-    engine: Engine = OnnxEngine(
-        folder / next(iter(artifact.files)),
-        manifest.cache_layout(artifact),
-        artifact.entry_points[0].aliases,
-        manifest.model.config.vocab_size,
-        threads,
-        operators,
-    )
+
+def open_artifact(
+    folder: Path, manifest: Manifest, artifact: Artifact, threads: int | None = None, executor: Executor | None = None
+) -> Session:
+    """A session on one artifact. ``executor`` is for Core ML: what computes it, by default what this machine can do."""
+    path, layout = folder / next(iter(artifact.files)), manifest.cache_layout(artifact)
+    engine: Engine
+    if artifact.runtime == "coreml":
+        from edgeqkv.runtimes.coreml.engine import NOT_CORE_ML, CoremlEngine, executor_here
+
+        if threads is not None:
+            raise EdgeQKVError("Core ML chooses its threads and compute units itself; leave threads out")
+        if executor is None and executor_here() == "interpreter":
+            warnings.warn(NOT_CORE_ML, RuntimeWarning, stacklevel=2)
+        engine = CoremlEngine(path.parent, layout, artifact.prefill_chunk, executor or executor_here())
+    else:
+        from edgeqkv.runtimes.onnx.engine import OnnxEngine
+
+        operators = native_library(ONNX_OPERATORS) if artifact.operators else None
+        aliases = artifact.entry_points[0].aliases
+        engine = OnnxEngine(path, layout, aliases, manifest.model.config.vocab_size, threads, operators)
     return Session(engine, manifest, artifact)
 
 

@@ -91,7 +91,7 @@ def test_perplexity_and_kl_are_those_of_the_definition(pair):
 )
 def test_the_limits(tiny_model, tmp_path, weights, cache, limits):
     manifest = edgeqkv.export(tiny_model(), tmp_path / "b", weights=weights, cache=cache)
-    assert [thresholds(manifest, artifact) for artifact in manifest.artifacts] == limits
+    assert [thresholds(artifact) for artifact in manifest.artifacts] == limits
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def main(build: Path, cells: list[tuple[Path, str]]) -> None:
             worst = max(worst, *(abs(a - b) / min(a, b) for a, b in pairs))
             counts = [min(pair) for pair in pairs]
             base = base if i else counts
-            name = f"{manifest.model.variant}, {manifest.weights.scheme} / {artifact.cache.dtype}, {kernel}"
+            name = f"{manifest.model.variant}, {artifact.weights.scheme} / {artifact.cache.dtype}, {kernel}"
             rows.append([name, *(f"{n / 1e6:,.1f} ({n / b:.2f})" for n, b in zip(counts, base, strict=True))])
     print(f"10^6 aarch64 instructions a decoded token, one thread, {CPU} (qemu-user); in brackets relative to the first row\n")
     print(table(["variant, weights / cache, kernel", *(f"at {depth}" for depth in DEPTHS)], rows))

@@ -66,7 +66,9 @@ def measure(
     for bundle, manifest in zip(bundles, manifests, strict=True):
         check_files(bundle, manifest)
         for kernel in kernels:
-            choose_artifact(bundle, manifest, None, kernel)  # refuses before anything has been measured
+            artifact = choose_artifact(bundle, manifest, None, kernel)  # refuses before anything has been measured
+            if artifact.runtime == "coreml":
+                raise EdgeQKVError(f"{bundle} holds only Core ML, which bench does not measure: use Xcode's performance report")
     machine = environment()
     total = len(bundles) * len(kernels) * (1 + plan.rounds + len(plan.depths) * (1 + plan.rounds))
     done = 0
@@ -151,7 +153,7 @@ class _Run:
             bundle=self.bundle.name,
             manifest_sha256=file_sha256(self.bundle / MANIFEST),
             variant=self.manifest.model.variant,
-            weights=self.manifest.weights.scheme,
+            weights=self.artifact.weights.scheme,
             cache=self.artifact.cache.dtype,
             capacity=self.manifest.capacity,
             runtime=self.loaded["runtime"],

@@ -16,6 +16,7 @@ Artifact read_artifact(const Json& json) {
   artifact.runtime = json.at("runtime").string();
   artifact.kernel = json.at("kernel").string();
   artifact.cache_dtype = json.at("cache").at("dtype").string();
+  artifact.weights = json.at("weights").at("scheme").string();
   artifact.prefill_chunk = json.at("prefill_chunk").integer();
   if (json.at("files").keys.empty() || json.at("entry_points").array().empty() || artifact.prefill_chunk < 1)
     throw Error("an artifact has no files, no entry points or no prefill_chunk");
@@ -55,7 +56,6 @@ Bundle read_bundle(const std::string& folder) {
     Bundle bundle;
     bundle.folder = folder;
     bundle.variant = model.at("variant").string();
-    bundle.weights = json.at("weights").at("scheme").string();
     bundle.capacity = json.at("capacity").integer();
     bundle.vocab_size = config.at("vocab_size").integer();
     bundle.token_count = config.at("token_count").integer();

@@ -16,14 +16,14 @@ struct Buffer {
 };
 
 struct Artifact {
-  std::string runtime, kernel, file, cache_dtype;
+  std::string runtime, kernel, file, cache_dtype, weights;
   int64_t prefill_chunk = 1;
   std::vector<Buffer> caches;                  // that the caller allocates and binds; empty where the program holds them
   std::map<std::string, std::string> aliases;  // cache output -> the cache input whose memory it shares
 };
 
 struct Bundle {
-  std::string folder, variant, weights;
+  std::string folder, variant;
   int64_t capacity = 0, vocab_size = 0, token_count = 0;
   std::vector<Artifact> artifacts;
 };

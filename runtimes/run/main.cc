@@ -138,7 +138,7 @@ void run_once(const Options& options) {
   std::printf(
       "{\"ids\": %s, %s, \"variant\": %s, \"weights\": %s, \"cache\": %s, \"threads\": %s, \"depth\": %s, \"prompt\": %s, "
       "\"prefill_s\": %s, \"step_s\": %s, \"memory\": %s}\n",
-      json(ids).c_str(), about(*session, load_s).c_str(), quoted(bundle.variant).c_str(), quoted(bundle.weights).c_str(),
+      json(ids).c_str(), about(*session, load_s).c_str(), quoted(bundle.variant).c_str(), quoted(artifact.weights).c_str(),
       quoted(artifact.cache_dtype).c_str(), options.threads ? json(int64_t(options.threads)).c_str() : "null",
       json(options.depth).c_str(), json(int64_t(options.ids.size())).c_str(), json(prefill_s).c_str(), json(step_s).c_str(),
       json(memory_of_this_process()).c_str());

@@ -1,0 +1,1 @@
+"""Core ML on macOS; elsewhere two ways to compute what a package says, to check it."""

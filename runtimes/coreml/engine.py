@@ -1,0 +1,97 @@
+"""Core ML packages as an engine: Apple's runtime on macOS, and anywhere what computes the package without it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeqkv.bundle import Executor
+from edgeqkv.cache import CacheLayout
+from edgeqkv.coreml_package import require_coremltools, state_name
+from edgeqkv.errors import EdgeQKVError
+
+NOT_CORE_ML = (
+    "Core ML needs macOS 15, so this runs the package in numpy, which is for checking it: the results are those of the "
+    "package, the time and memory are not those of a device"
+)
+
+WHAT_THIS_PROVES = (
+    "Core ML was not run. Two programs that share no code computed the package as it lies on disk: our interpreter, and "
+    "Apple's own value_inference of each operation (over few tokens, it is slow).\n"
+    "Proved: the graph, the stored weights, what the states hold. Not proved: that a device loads it, what the Neural Engine "
+    "takes, how that rounds, time and memory."
+)
+
+
+def executor_here() -> Executor:
+    """What :func:`edgeqkv.open` runs a package with on this machine."""
+    return "runtime" if sys.platform == "darwin" else "interpreter"
+
+
+class CoremlEngine:
+    """Feeds ``chunk`` tokens at once to the function ``prefill`` and any other number one by one to ``decode``.
+
+    Both work on one set of states. What executes them is one of three with the same calls: ``new_states(function)``, and
+    ``run(function, inputs, states)``, which returns the outputs by name.
+    """
+
+    def __init__(self, package: Path, layout: CacheLayout, chunk: int, executor: Executor) -> None:
+        self._version: str = require_coremltools().__version__
+        self._chunk = chunk
+        self._program: Any
+        if executor == "runtime":
+            self._program = AppleRuntime(package)
+        elif executor == "interpreter":
+            from edgeqkv.runtimes.coreml.interpreter import Interpreter
+
+            self._program = Interpreter(package)
+        else:
+            from edgeqkv.runtimes.coreml.value_inference import ValueInference
+
+            self._program = ValueInference(package)
+        self._states = self._program.new_states("decode")
+        self._state_names = [state_name(name) for name in layout.names]
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    @property
+    def cache_bytes(self) -> int:
+        return sum(self._program.read_state(self._states, name).nbytes for name in self._state_names)
+
+    def run(self, ids: np.ndarray, position: int) -> np.ndarray:
+        """Append ``ids`` (int64 [T]) at ``position``; logits of the last one, float32 [vocab_size]."""
+        if len(ids) == self._chunk:
+            return self._call("prefill", ids, position)
+        logits = np.empty(0, np.float32)
+        for i in range(len(ids)):
+            logits = self._call("decode", ids[i : i + 1], position + i)
+        return logits
+
+    def _call(self, function: str, ids: np.ndarray, position: int) -> np.ndarray:
+        inputs = {"ids": ids[None].astype(np.int32), "position": np.array([position], np.int32)}
+        logits: np.ndarray = self._program.run(function, inputs, self._states)["logits"]
+        return logits
+
+
+class AppleRuntime:
+    """Core ML itself through coremltools, on macOS 15 or newer. Written to its documentation, and not run yet."""
+
+    def __init__(self, package: Path) -> None:
+        ct = require_coremltools()
+        try:
+            self._functions = {name: ct.models.MLModel(str(package), function_name=name) for name in ("prefill", "decode")}
+        except Exception as error:  # coremltools passes on what Core ML says, in several classes
+            raise EdgeQKVError(f"Core ML cannot load {package}: {error}") from error
+
+    def new_states(self, function: str) -> Any:
+        return self._functions[function].make_state()
+
+    def read_state(self, states: Any, name: str) -> np.ndarray:
+        out: np.ndarray = states.read_state(name)
+        return out
+
+    def run(self, function: str, inputs: dict[str, np.ndarray], states: Any) -> Any:
+        return self._functions[function].predict(inputs, state=states)

@@ -1,0 +1,104 @@
+"""Reads a Core ML package (.mlpackage) as it lies on disk: its functions, operations and weights, as plain Python and numpy.
+
+The program is Apple's Model.proto; weights lie in one file of 64-byte headers and data (MILBlob's storage format).
+"""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeqkv.coreml_package import SPEC_FILE, WEIGHT_FILE, require_coremltools
+from edgeqkv.errors import EdgeQKVError
+
+DTYPES = {"FLOAT16": "float16", "FLOAT32": "float32", "INT32": "int32", "INT8": "int8", "BOOL": "bool", "STRING": "object"}
+BLOB_HEADER = struct.Struct("<IIQQ")  # sentinel, kind, size in bytes, where the data begins
+BLOB_SENTINEL = 0xDEADBEEF
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value in the package. ``offset`` is where it lies in the weight file, None when it is in the program itself."""
+
+    value: np.ndarray
+    offset: int | None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """``inputs`` maps a parameter to what it takes: variables' names, or constants. ``outputs`` are names and numpy dtypes."""
+
+    kind: str
+    inputs: dict[str, tuple[str | Constant, ...]]
+    outputs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class MilFunction:
+    """``inputs`` and ``states`` map names to (numpy dtype, shape). Operations of kind "const" have one input, ``val``."""
+
+    inputs: dict[str, tuple[str, tuple[int, ...]]]
+    states: dict[str, tuple[str, tuple[int, ...]]]
+    outputs: tuple[str, ...]
+    operations: tuple[Operation, ...]
+
+
+def read_package(package: Path) -> dict[str, MilFunction]:
+    """Every function of a package. The weights are mapped, not read."""
+    require_coremltools()
+    from coremltools.proto import MIL_pb2, Model_pb2
+    from google.protobuf.message import DecodeError
+
+    spec = Model_pb2.Model()
+    try:
+        spec.ParseFromString((package / SPEC_FILE).read_bytes())
+        weights = np.memmap(package / WEIGHT_FILE, np.uint8, mode="r")
+    except (DecodeError, OSError, ValueError) as error:
+        raise EdgeQKVError(f"{package} is not a Core ML package that can be read: {error}") from error
+    dtypes = {number: DTYPES.get(name, name) for name, number in MIL_pb2.DataType.items()}
+
+    def constant(value: Any) -> Constant:
+        dtype, shape = _tensor_type(value.type, dtypes)
+        if value.WhichOneof("value") == "blobFileValue":
+            offset = value.blobFileValue.offset
+            return Constant(_blob(weights, offset, dtype, shape, package), offset)
+        tensor = value.immediateValue.tensor
+        values = getattr(tensor, tensor.WhichOneof("value")).values
+        flat = np.frombuffer(values, dtype) if isinstance(values, bytes) else np.array(list(values), dtype)
+        return Constant(flat.reshape(shape), None)
+
+    def operation(op: Any) -> Operation:
+        inputs = {
+            name: tuple(b.name if b.WhichOneof("binding") == "name" else constant(b.value) for b in argument.arguments)
+            for name, argument in op.inputs.items()
+        }
+        if op.type == "const":
+            inputs["val"] = (constant(op.attributes["val"]),)
+        return Operation(op.type, inputs, tuple((out.name, _tensor_type(out.type, dtypes)[0]) for out in op.outputs))
+
+    def function(proto: Any) -> MilFunction:
+        block = proto.block_specializations[proto.opset]
+        plain = {i.name: _tensor_type(i.type, dtypes) for i in proto.inputs if i.type.WhichOneof("type") == "tensorType"}
+        states = {i.name: _tensor_type(i.type.stateType.wrappedType, dtypes) for i in proto.inputs if i.name not in plain}
+        return MilFunction(plain, states, tuple(block.outputs), tuple(operation(op) for op in block.operations))
+
+    return {name: function(proto) for name, proto in spec.mlProgram.functions.items()}
+
+
+def _tensor_type(kind: Any, dtypes: dict[int, str]) -> tuple[str, tuple[int, ...]]:
+    tensor = kind.tensorType
+    return dtypes[tensor.dataType], tuple(d.constant.size for d in tensor.dimensions)
+
+
+def _blob(weights: np.ndarray, offset: int, dtype: str, shape: tuple[int, ...], package: Path) -> np.ndarray:
+    header = bytes(weights[offset : offset + BLOB_HEADER.size])
+    expected = np.dtype(dtype).itemsize * int(np.prod(shape))
+    if len(header) == BLOB_HEADER.size:
+        sentinel, _, size, start = BLOB_HEADER.unpack(header)
+        if sentinel == BLOB_SENTINEL and size == expected and start + size <= len(weights):
+            return weights[start : start + size].view(dtype).reshape(shape)
+    raise EdgeQKVError(
+        f"{package}: the weight file holds no {dtype} tensor of shape {list(shape)} at {offset}; export it again"
+    )
