@@ -18,6 +18,7 @@ Runtime = Literal["onnx", "coreml"]
 Kernel = Literal["fused", "stock"]
 WeightScheme = Literal["fp32", "fp16", "int8"]
 Executor = Literal["runtime", "interpreter", "value_inference"]
+OPERATORS = {"edgeqkv::CachedAttention"}  # ours, that a fused artifact needs of its runtime
 ENTRIES = (MANIFEST, TOKENIZER, "onnx", "coreml")  # all that a bundle holds at its top
 
 
@@ -101,7 +102,7 @@ class Artifact:
 
     runtime: Runtime
     kernel: Kernel
-    attention: str
+    attention: Literal["fused", "gqa", "folded"]
     operators: tuple[str, ...]
     weights: WeightsEntry
     cache: CacheEntry
@@ -222,11 +223,7 @@ def _check(manifest: Manifest, where: str) -> None:
     kinds = [(artifact.runtime, artifact.kernel) for artifact in manifest.artifacts]
     demand(len(set(kinds)) == len(kinds), "two artifacts are for the same runtime and kernel")
     for artifact in manifest.artifacts:
-        name, layout, cache = (
-            f"the {artifact.name} artifact",
-            manifest.cache_layout(artifact),
-            artifact.cache,
-        )
+        name, layout, cache = f"the {artifact.name} artifact", manifest.cache_layout(artifact), artifact.cache
         demand(cache_entry(layout, cache.scales) == cache, f"the cache of {name} does not agree with the model's geometry")
         width = layout.n_kv_head * layout.head_dim
         widths = dict.fromkeys(layout.names, width) if layout.scales == "static" else {}
@@ -235,16 +232,33 @@ def _check(manifest: Manifest, where: str) -> None:
         demand(bool(artifact.files) and bool(artifact.entry_points), f"{name} has no files or no entry points")
         inside = all(not PurePosixPath(f).is_absolute() and ".." not in PurePosixPath(f).parts for f in artifact.files)
         demand(inside, f"{name} names files outside the bundle")
-        demand(artifact.prefill_chunk >= 1, f"{name} has a prefill_chunk below 1")
+        in_range = 1 <= artifact.prefill_chunk <= manifest.capacity
+        demand(in_range, f"{name} has a prefill_chunk outside 1..{manifest.capacity}")
+        attends = ((artifact.kernel == "fused") == (artifact.attention == "fused")) and set(artifact.operators) == (
+            OPERATORS if artifact.kernel == "fused" else set()
+        )
+        demand(attends, f"{name} does not say what attends")
         for entry in artifact.entry_points:
+            given = {port.name for port in entry.inputs}
+            logits = [port for port in entry.outputs if port.name == "logits"]
+            demand({"ids", "position"} <= given, f"{name} does not take ids and a position")
+            demand([(p.dtype, p.shape) for p in logits] == [("float32", (model.config.vocab_size,))], f"{name} gives no logits")
             if entry.states:
                 kept = set(entry.states.values()) == set(layout.buffers) and not entry.aliases
                 demand(kept, f"{name} does not keep every cache tensor in a state")
                 continue
-            outputs = {port.name for port in entry.outputs} - {"logits"}
-            demand(set(layout.buffers) <= {port.name for port in entry.inputs}, f"{name} does not take the cache tensors")
-            demand(entry.aliases.keys() == outputs, f"{name} does not say where its cache outputs lie")
-            demand(set(entry.aliases.values()) == set(layout.buffers), f"{name} does not update every cache tensor")
+            buffers = {name: Port(name, dtype, shape) for name, (dtype, shape) in layout.buffers.items()}
+            inputs = {port.name: port for port in entry.inputs if port.name not in ("ids", "position")}
+            outputs = {port.name: port for port in entry.outputs if port.name != "logits"}
+            demand(inputs == buffers, f"{name} does not take the cache tensors as they are")
+            demand(entry.aliases.keys() == outputs.keys(), f"{name} does not say where its cache outputs lie")
+            demand(set(entry.aliases.values()) == set(buffers), f"{name} does not update every cache tensor")
+            # An output is named after the input that it succeeds: two layers' caches cannot be swapped unseen.
+            same = all(
+                output.startswith(f"{source}.out") and outputs[output] == replace(buffers[source], name=output)
+                for output, source in entry.aliases.items()
+            )
+            demand(same, f"{name} does not update each cache tensor in its own place")
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -80,7 +80,8 @@ def inspect(
         for record in seen.bundle.parity:
             result = "passed" if record.passed else "FAILED"
             print(f"verified on {_executed(record)} {record.kernel}: {result}, perplexity {record.perplexity:.2f}")
-    print(f"\ncache at {seen.capacity:,} positions, {seen.cache_dtype}\n")
+    scales = ", a scale for each token and KV head" if seen.cache_dtype == "int8" else ""
+    print(f"\ncache at {seen.capacity:,} positions, {seen.cache_dtype}{scales}\n")
     rows = [
         [
             f"{b.variant} <" if b.variant == seen.variant else b.variant,
@@ -304,7 +305,7 @@ def bench(
     from edgeqkv.progress import progress_bar
 
     wanted = _parse_ids(depths, "--depths") if depths is not None else None
-    chosen = kernels.split(",") if kernels is not None else [None]
+    chosen = _parse_kernels(kernels) if kernels is not None else [None]
     if results is not None and not results.resolve().parent.is_dir():  # before minutes of measuring, not after
         raise EdgeQKVError(f"cannot write {results}: the folder {results.parent} does not exist")
     with progress_bar("bench") as update:
@@ -330,6 +331,16 @@ def _encode(tokenizer: Any, prompt: str) -> list[int]:
     if not ids:
         raise EdgeQKVError("the prompt is empty; give at least one character")
     return ids
+
+
+def _parse_kernels(text: str) -> list[str | None]:
+    from edgeqkv.bundle import Kernel
+
+    names = list(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in get_args(Kernel):
+            raise EdgeQKVError(f"--kernels takes {' and '.join(get_args(Kernel))} separated by commas, found {text!r}")
+    return [*names]
 
 
 def _parse_ids(text: str, option: str = "--ids") -> list[int]:

@@ -5,18 +5,24 @@ import functools
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-WHY_MISSING = (
-    "this edgeqkv was installed without its compiled kernel; to have it, install a C++ compiler (Debian: g++), unset "
-    "EDGEQKV_NO_NATIVE and install edgeqkv again"
-)
+from edgeqkv.errors import MissingPackage
 
 
 @functools.cache
-def native_library(name: str) -> Path | None:
-    """Where the library ``name`` (its path in the package, without ".so") lies, or None if it is absent or does not load."""
+def native_library(name: str) -> Path:
+    """Where the library ``name`` (its path in the package, without ".so") lies; :class:`MissingPackage` says why it cannot be
+    used."""
     try:
         path = Path(str(distribution("edgeqkv").locate_file(f"edgeqkv/{name}.so")))
+    except PackageNotFoundError as error:
+        raise MissingPackage("edgeqkv is not installed, so its compiled kernel is not there: pip install edgeqkv") from error
+    if not path.is_file():
+        raise MissingPackage(
+            "this edgeqkv was installed without its compiled kernel: there was no C++ compiler (Debian: g++), "
+            "EDGEQKV_NO_NATIVE was set, or the build failed (pip install -v shows why)"
+        )
+    try:
         ctypes.CDLL(str(path))
-    except (PackageNotFoundError, OSError):
-        return None
+    except OSError as error:
+        raise MissingPackage(f"the compiled kernel does not load ({error}); install edgeqkv again on this machine") from error
     return path

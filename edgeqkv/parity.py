@@ -1,5 +1,6 @@
 """Does the export compute the same function? Logits, greedy text, KL and perplexity against the eager model, on real text."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import edgeqkv
 from edgeqkv.bundle import Artifact, Executor, ParityRecord, read_bundle, record_parity
 from edgeqkv.errors import CheckFailed, EdgeQKVError, MissingPackage, require
 from edgeqkv.model_folder import TOKENIZER, Model, load_model
+from edgeqkv.runtimes import choose_artifact
 from edgeqkv.sample import token_windows
 from edgeqkv.session import Session
 from edgeqkv.text_file import read_text
@@ -60,8 +62,8 @@ def thresholds(artifact: Artifact) -> dict[str, float]:
 
 
 def verify(bundle: Path, against: Path, text: Path | None = None, tokens: int = 4096) -> list[Parity]:
-    """:func:`compare`, and put the results into the bundle's manifest."""
-    results = compare(bundle, against, text, tokens)
+    """:func:`compare`, and put the results into the bundle's manifest. What cannot run here is a warning."""
+    results = compare(bundle, against, text, tokens, note=lambda text: warnings.warn(text, RuntimeWarning, stacklevel=4))
     for result in results:
         record_parity(bundle, result.record)
     return results
@@ -99,14 +101,16 @@ def compare(
         raise EdgeQKVError(f"{bundle} holds one position, so that no token can be predicted from another: nothing to compare")
     eager = EagerModel(model.config, model.weights)
     windows = token_windows(model, "held_out", text, tokens, manifest.capacity)
-    results = []
+    results: list[Parity] = []
+    missing: MissingPackage | None = None
     for artifact in manifest.artifacts:
         try:
-            runs = _runs(bundle, artifact, windows, min(GREEDY_TOKENS, manifest.capacity))
-        except MissingPackage as missing:
+            choose_artifact(bundle, manifest, artifact.runtime, artifact.kernel)
+        except MissingPackage as error:
+            missing = error
             note(f"{artifact.name} is not compared: {missing}")
             continue
-        for run in runs:
+        for run in _runs(bundle, artifact, windows, min(GREEDY_TOKENS, manifest.capacity)):
             comparison = _compare(run, eager, progress)
             identical = _greedy_agreement(run.session, eager, windows[0], run.greedy_tokens)
             limits = thresholds(artifact)
@@ -128,8 +132,8 @@ def compare(
             failures = failures_of(record)
             record = replace(record, passed=not failures)
             results.append(Parity(record, failures))
-    if not results:
-        raise MissingPackage(f"{bundle} holds nothing that can run here")
+    if missing and not results:
+        raise missing
     return results
 
 

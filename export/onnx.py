@@ -42,11 +42,16 @@ Attention = Literal["gqa", "folded", "fused"]
 
 def attention_form(config: ModelConfig, dtype: CacheDtype) -> Attention:
     """Which of the runtime's own nodes attend: measured with ``python -m edgeqkv.bench.attention``, the reasons are in
-    ARCHITECTURE.md. An fp16 cache is always folded: GroupQueryAttention takes none beside fp32 queries."""
+    ARCHITECTURE.md. GroupQueryAttention takes no fp16 cache beside fp32 queries, and heads in multiples of 8 only."""
     shared_by = config.n_head // config.n_kv_head
-    if dtype == "fp16":
+    if dtype == "fp16" or config.head_dim % 8:
         return "folded"
     return "folded" if shared_by >= (8 if dtype == "int8" else 4) else "gqa"
+
+
+def fused_possible(config: ModelConfig) -> bool:
+    """Whether our operator takes the model's heads (runtimes/kernels/include/edgeqkv_attention.h)."""
+    return config.head_dim % 8 == 0 and config.head_dim <= 1024
 
 
 class OnnxVerbs:

@@ -64,7 +64,7 @@ def _onnx_blocks(config: ModelConfig) -> dict[str, int]:
 
 
 def _onnx_artifacts(source: Model, request: Request, folder: Path, progress: Progress) -> tuple[Artifact, ...]:
-    """The fused graph first: it is preferred where its operator can be loaded."""
+    """The fused graph first: it is preferred where its operator can be loaded. A head_dim that it does not take has none."""
     from edgeqkv.export.onnx import (
         DATA_FILE,
         FUSED_OPERATOR,
@@ -73,11 +73,13 @@ def _onnx_artifacts(source: Model, request: Request, folder: Path, progress: Pro
         aliases,
         attention_form,
         build_graph,
+        fused_possible,
         write_graphs,
     )
 
     config, shared = source.config, dict[str, Any]()
-    layouts = {kernel: cache_layout(config, request.capacity, request.cache, way) for kernel, way in INT8_SCALES.items()}
+    kernels: tuple[Kernel, ...] = ("fused", "stock") if fused_possible(config) else ("stock",)
+    layouts = {kernel: cache_layout(config, request.capacity, request.cache, INT8_SCALES[kernel]) for kernel in kernels}
     scales: dict[str, np.ndarray] = {}
     if layouts["stock"].scales == "static":
         require("torch", "torch")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from edgeqkv.bundle import Artifact, Executor, Manifest, check_files, read_bundle
 from edgeqkv.errors import EdgeQKVError, MissingPackage
-from edgeqkv.native import WHY_MISSING, native_library
+from edgeqkv.native import native_library
 from edgeqkv.session import Engine, Session
 
-ONNX_OPERATORS = "runtimes/onnx/libedgeqkv_onnx"
+OPERATORS = {"onnx": "runtimes/onnx/libedgeqkv_onnx"}  # by runtime, the library that has ours
 
 
 def open_bundle(folder: Path, runtime: str | None, kernel: str | None, threads: int | None, check: bool) -> Session:
@@ -39,7 +39,7 @@ def open_artifact(
     else:
         from edgeqkv.runtimes.onnx.engine import OnnxEngine
 
-        operators = native_library(ONNX_OPERATORS) if artifact.operators else None
+        operators = native_library(OPERATORS["onnx"]) if artifact.operators else None
         aliases = artifact.entry_points[0].aliases
         engine = OnnxEngine(path, layout, aliases, manifest.model.config.vocab_size, threads, operators)
     return Session(engine, manifest, artifact)
@@ -55,10 +55,16 @@ def choose_artifact(folder: Path, manifest: Manifest, runtime: str | None, kerne
         have = ", ".join(f"{a.runtime} ({a.kernel} kernel)" for a in manifest.artifacts)
         asked = f"the runtime {runtime or 'any'!r}" + (f" with the kernel {kernel!r}" if kernel else "")
         raise EdgeQKVError(f"{folder} holds nothing for {asked}; it was exported for: {have}")
-    able = [a for a in found if not a.operators or native_library(ONNX_OPERATORS)]
-    if not able:
-        raise MissingPackage(f"{folder} cannot run here: {WHY_MISSING}")
-    if able[0] is not found[0]:
-        text = f"running the {able[0].kernel} graph, which is slower: {WHY_MISSING}"
-        warnings.warn(text, RuntimeWarning, stacklevel=1)  # one place, so that Python says it once
-    return able[0]
+    missing: MissingPackage | None = None
+    for artifact in found:
+        try:
+            if artifact.operators:
+                native_library(OPERATORS[artifact.runtime])
+        except MissingPackage as error:
+            missing = error
+            continue
+        if missing:
+            text = f"running the {artifact.kernel} graph, which is slower: {missing}"
+            warnings.warn(text, RuntimeWarning, stacklevel=1)  # one place, so that Python says it once
+        return artifact
+    raise MissingPackage(f"{folder} cannot run here: {missing}")

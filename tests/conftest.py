@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgeqkv.config import ModelConfig, parameter_shapes, parse_variant
+from edgeqkv.errors import MissingPackage
 from edgeqkv.model_folder import write_model
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -84,6 +85,19 @@ def letters() -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer.to_str()
+
+
+@pytest.fixture
+def no_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this edgeqkv had been installed without its compiled kernel."""
+    import edgeqkv.runtimes
+
+    def missing(name: str) -> Path:
+        raise MissingPackage("this edgeqkv was installed without its compiled kernel")
+
+    monkeypatch.setattr(edgeqkv.runtimes, "native_library", missing)
+    # Python has said it once may mean: in an earlier test.
+    getattr(edgeqkv.runtimes, "__warningregistry__", {}).clear()
 
 
 @dataclass(frozen=True)

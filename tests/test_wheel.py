@@ -31,6 +31,7 @@ for _ in range(2):
 )
 def test_wheel(environment, tag, kernel, tiny_model, tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path / "dist", ROOT]
+    command += ["--config-settings", f"build-dir={tmp_path / 'build'}"]  # the working tree stays as it is
     subprocess.run(command, check=True, env=os.environ | environment)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     assert tag in wheel.name

@@ -17,7 +17,7 @@ from edgeqkv.cache import CacheDtype, cache_layout
 from edgeqkv.export.onnx import Attention, aliases, build_graph, write_graphs
 from edgeqkv.native import native_library
 from edgeqkv.presets import preset, random_weights
-from edgeqkv.runtimes import ONNX_OPERATORS
+from edgeqkv.runtimes import OPERATORS
 from edgeqkv.runtimes.onnx.engine import OnnxEngine
 from edgeqkv.tables import table
 
@@ -34,7 +34,7 @@ def build(n_kv_head: int, form: Attention, cache: CacheDtype, folder: Path) -> O
     scales = {name: np.full(config.kv_dim, 0.02, np.float32) for name in layout.names}
     graph = build_graph(config, random_weights(config, 0), layout, True, scales, form)
     write_graphs({"model.onnx": graph}, folder)
-    operators = native_library(ONNX_OPERATORS) if form == "fused" else None
+    operators = native_library(OPERATORS["onnx"]) if form == "fused" else None
     return OnnxEngine(folder / "model.onnx", layout, aliases(graph), config.vocab_size, THREADS, operators)
 
 
@@ -43,7 +43,7 @@ def _cell(seconds: list[float]) -> str:
 
 
 def main() -> None:
-    forms = [form for form in get_args(Attention) if form != "fused" or native_library(ONNX_OPERATORS)]
+    forms = get_args(Attention)
     for cache in ("fp32", "int8"):
         samples: dict[tuple[int, str, int, int], list[float]] = {}
         with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ from typing import Any
 from edgeqkv.bench.device import WorkerProcess, start_worker
 from edgeqkv.bench.record import SCHEMA, Environment, Memory, Record, Timing, environment
 from edgeqkv.bench.worker import WARM_UP_STEPS
-from edgeqkv.bundle import MANIFEST, Manifest, check_files, read_bundle
+from edgeqkv.bundle import MANIFEST, Artifact, Manifest, check_files, read_bundle
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import file_sha256
 from edgeqkv.runtimes import choose_artifact
@@ -65,12 +65,17 @@ def measure(
     plan = make_plan(depths, threads, min(m.capacity for m in manifests), rounds, steps, prompt)
     for bundle, manifest in zip(bundles, manifests, strict=True):
         check_files(bundle, manifest)
-        for kernel in kernels:
-            artifact = choose_artifact(bundle, manifest, None, kernel)  # refuses before anything has been measured
-            if artifact.runtime == "coreml":
-                raise EdgeQKVError(f"{bundle} holds only Core ML, which bench does not measure: use Xcode's performance report")
+    # Refused, if at all, before anything has been measured.
+    cells = [
+        (bundle, manifest, choose_artifact(bundle, manifest, None, kernel))
+        for bundle, manifest in zip(bundles, manifests, strict=True)
+        for kernel in kernels
+    ]
+    for bundle, _, artifact in cells:
+        if artifact.runtime == "coreml":
+            raise EdgeQKVError(f"{bundle} holds only Core ML, which bench does not measure: use Xcode's performance report")
     machine = environment()
-    total = len(bundles) * len(kernels) * (1 + plan.rounds + len(plan.depths) * (1 + plan.rounds))
+    total = len(cells) * (1 + plan.rounds + len(plan.depths) * (1 + plan.rounds))
     done = 0
 
     def tick(what: str) -> None:
@@ -80,9 +85,8 @@ def measure(
 
     with ExitStack() as stack:
         runs = [
-            _Run(stack.enter_context(start_worker(device, bundle)), bundle, manifest, kernel)
-            for bundle, manifest in zip(bundles, manifests, strict=True)
-            for kernel in kernels
+            _Run(stack.enter_context(start_worker(device, bundle)), bundle, manifest, artifact)
+            for bundle, manifest, artifact in cells
         ]
         for run in runs:
             tick(f"{run.label}: loading")
@@ -110,9 +114,8 @@ def measure(
 class _Run:
     """One bundle's worker and what it has said so far."""
 
-    def __init__(self, worker: WorkerProcess, bundle: Path, manifest: Manifest, kernel: str | None) -> None:
-        self.worker, self.bundle, self.manifest = worker, bundle, manifest
-        self.artifact = choose_artifact(bundle, manifest, None, kernel)
+    def __init__(self, worker: WorkerProcess, bundle: Path, manifest: Manifest, artifact: Artifact) -> None:
+        self.worker, self.bundle, self.manifest, self.artifact = worker, bundle, manifest, artifact
         self.label = f"{manifest.model.variant} ({self.artifact.cache.dtype} cache, {self.artifact.kernel})"
         self.loaded: dict[str, Any] = {}
         self.memory: dict[str, Memory] = {}
@@ -122,7 +125,8 @@ class _Run:
 
     def load(self, plan: Plan) -> None:
         bundle = str(self.bundle.resolve())
-        self.loaded = self.worker.ask("load", bundle=bundle, kernel=self.artifact.kernel, threads=plan.threads)
+        chosen = {"runtime": self.artifact.runtime, "kernel": self.artifact.kernel}
+        self.loaded = self.worker.ask("load", bundle=bundle, threads=plan.threads, **chosen)
         self.memory["start"] = Memory(**self.loaded["start"])
         self.note_memory("loaded")
 

@@ -1,7 +1,7 @@
 """The process that is measured: holds one bundle, takes one JSON request a line on stdin, answers one on stdout.
 
-Requests: {"do": "load", "bundle": DIR, "runtime": R, "threads": N}, {"do": "first_token", "tokens": N}, {"do": "fill",
-"depth": D}, {"do": "prefill", "depth": D, "tokens": N}, {"do": "decode", "depth": D, "steps": N}, {"do": "memory"}. It imports
+Requests: {"do": "load", "bundle": DIR, "runtime": R, "kernel": K, "threads": N}, {"do": "first_token", "tokens": N},
+{"do": "fill", "depth": D}, {"do": "prefill", "depth": D, "tokens": N}, {"do": "decode", "depth": D, "steps": N}, {"do": "memory"}. It imports
 no more than an app would: no torch, no command line.
 """
 
@@ -32,11 +32,11 @@ class Worker:
             raise edgeqkv.EdgeQKVError("no bundle is loaded")
         return self._session
 
-    def load(self, bundle: str, kernel: str | None, threads: int) -> dict[str, Any]:
+    def load(self, bundle: str, runtime: str, kernel: str, threads: int) -> dict[str, Any]:
         """Seconds from the files to a session; the sha256 check is not timed, the caller has done it."""
         before = memory_of_this_process()
         start = time.perf_counter()
-        self._session = edgeqkv.open(bundle, kernel=kernel, threads=threads, check=False)
+        self._session = edgeqkv.open(bundle, runtime, kernel, threads, check=False)
         seconds = time.perf_counter() - start
         artifact = self._session.artifact
         return {

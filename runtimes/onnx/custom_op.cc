@@ -12,6 +12,8 @@
 #include <cstring>
 #include <initializer_list>
 #include <iterator>
+#include <mutex>
+#include <new>
 #include <thread>
 
 #include "edgeqkv_attention.h"
@@ -25,8 +27,9 @@ enum Output { kOut, kCachesOut, kOutputs = kCachesOut + 4 };
 
 // A host that limits the session's threads says so here; otherwise the operator assumes one for each core.
 constexpr const char* kThreadsEntry = "edgeqkv.threads";
+constexpr int32_t kMaxThreads = 1024;
 
-// The operator for one cache dtype. It lives as long as the process: ONNX Runtime never says when it is done with one.
+// The operator for one cache dtype and number of threads.
 struct Op : CustomOp {
   int32_t dtype;
   int element;  // ONNX's name for the dtype
@@ -77,6 +80,7 @@ OrtStatus* read_input(const Api& api, const OrtKernelContext* context, size_t in
 OrtStatus* make_output(const Api& api, OrtKernelContext* context, size_t index, const Tensor& like, char** data) {
   OrtValue* value = nullptr;
   RETURN_IF_ERROR(api.KernelContext_GetOutput()(context, index, like.dims, like.n_dim, &value));
+  if (!value) return api.CreateStatus()(kInvalidArgument, "CachedAttention: an output of the cache is missing");
   return api.GetTensorMutableData()(value, reinterpret_cast<void**>(data));
 }
 
@@ -101,7 +105,10 @@ void run_on_pool(void* context, int32_t n, void (*task)(void*, int32_t), void* a
   };
   // As many batches as items: an idle thread takes the next item, whichever that is.
   OrtStatus* status = pool.api->KernelContext_ParallelFor()(pool.context, one, size_t(n), size_t(n), &loop);
-  if (status) pool.status = status;
+  if (status && !pool.status)
+    pool.status = status;
+  else if (status)
+    pool.api->ReleaseStatus()(status);
 }
 
 bool has_shape(const Tensor& tensor, std::initializer_list<int64_t> shape) {
@@ -118,11 +125,13 @@ OrtStatus* compute(void* op_kernel, OrtKernelContext* context) {
   Tensor* caches = in + kCaches;
   const Tensor &q = in[kQ], &k = in[kK], &v = in[kV], &k_cache = caches[0];
 
-  const bool scaled = kernel.dtype == EDGEQKV_INT8, with_v = v.data != nullptr || v.value != nullptr;
+  const bool scaled = kernel.dtype == EDGEQKV_INT8, with_v = v.value != nullptr;
   if (q.n_dim != 2 || k_cache.n_dim != 4 || q.dims[1] < 1 || q.dims[1] % kernel.n_head)
     return refuse("CachedAttention: q or k_cache has a wrong shape");
   if (in[kPosition].elements() != 1) return refuse("CachedAttention: position has a wrong shape");
   const int64_t n_token = q.dims[0], head_dim = q.dims[1] / kernel.n_head, n_kv = kernel.n_kv_head, capacity = k_cache.dims[2];
+  if (n_token > INT32_MAX || head_dim > INT32_MAX || capacity > INT32_MAX)
+    return refuse("CachedAttention: the kernel does not take these shapes");
   for (const Tensor* x : {&k, &v})
     if (x->value && !has_shape(*x, {n_token, n_kv * head_dim})) return refuse("CachedAttention: k or v has a wrong shape");
   for (int i = 0; i < 4; i++) {
@@ -175,10 +184,10 @@ OrtStatus* create(const CustomOp* base, const OrtApi* table, const OrtKernelInfo
   Kernel made = {Api(table), op.dtype, op.n_thread, 0, 0};
   RETURN_IF_ERROR(made.api.KernelInfoGetAttribute_int64()(info, "n_head", &made.n_head));
   RETURN_IF_ERROR(made.api.KernelInfoGetAttribute_int64()(info, "n_kv_head", &made.n_kv_head));
-  if (made.n_kv_head < 1 || made.n_head < 1 || made.n_head % made.n_kv_head)
+  if (made.n_kv_head < 1 || made.n_head < 1 || made.n_head > INT32_MAX || made.n_head % made.n_kv_head)
     return made.api.CreateStatus()(kInvalidArgument, "CachedAttention: n_head is not a multiple of n_kv_head");
-  *kernel = new Kernel(made);
-  return nullptr;
+  *kernel = new (std::nothrow) Kernel(made);
+  return *kernel ? nullptr : made.api.CreateStatus()(kFail, "CachedAttention: out of memory");
 }
 
 int cache_type(const CustomOp* op, size_t cache) { return cache % 2 ? kFloat : static_cast<const Op*>(op)->element; }
@@ -214,25 +223,59 @@ Op make_op(int32_t dtype, int element, int32_t n_thread) {
 
 // What the host has set in the session's options, or the number of cores.
 OrtStatus* thread_count(const Api& api, const OrtSessionOptions* options, int32_t* count) {
-  *count = int32_t(std::thread::hardware_concurrency());
   int set = 0;
   RETURN_IF_ERROR(api.HasSessionConfigEntry()(options, kThreadsEntry, &set));
-  char text[16] = {};
-  size_t size = sizeof text;
-  if (set) RETURN_IF_ERROR(api.GetSessionConfigEntry()(options, kThreadsEntry, text, &size));
-  if (set) *count = std::atoi(text);
-  if (*count < 1) *count = 1;
+  if (!set) {
+    const unsigned cores = std::thread::hardware_concurrency();  // 0 where it is not known
+    *count = int32_t(std::clamp(cores, 1u, unsigned(kMaxThreads)));
+    return nullptr;
+  }
+  char text[16] = {}, *end = nullptr;
+  size_t size = 0;
+  RETURN_IF_ERROR(api.GetSessionConfigEntry()(options, kThreadsEntry, nullptr, &size));
+  if (size <= sizeof text) RETURN_IF_ERROR(api.GetSessionConfigEntry()(options, kThreadsEntry, text, &size));
+  const long value = std::strtol(text, &end, 10);
+  if (!*text || *end || value < 1 || value > kMaxThreads)
+    return api.CreateStatus()(kInvalidArgument, "edgeqkv.threads is a number of threads, 1 to 1024");
+  *count = int32_t(value);
+  return nullptr;
+}
+
+// The domain for so many threads, made at its first use and kept as long as the process: ONNX Runtime never says when it is done
+// with one, and any number of sessions may share it.
+OrtStatus* domain_for(const Api& api, int32_t n_thread, OrtCustomOpDomain** domain) {
+  struct Domain {
+    OrtCustomOpDomain* domain = nullptr;
+    Op ops[3];
+  };
+  static Domain* domains[kMaxThreads + 1] = {};
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (!domains[n_thread]) {
+    auto* made = new (std::nothrow) Domain;
+    if (!made) return api.CreateStatus()(kFail, "CachedAttention: out of memory");
+    OrtStatus* status = api.CreateCustomOpDomain()("edgeqkv", &made->domain);
+    const int elements[] = {kFloat, kFloat16, kInt8};  // in the order of the kernel's dtypes
+    for (int32_t dtype = EDGEQKV_FP32; !status && dtype <= EDGEQKV_INT8; dtype++) {
+      made->ops[dtype] = make_op(dtype, elements[dtype], n_thread);
+      status = api.CustomOpDomain_Add()(made->domain, &made->ops[dtype]);
+    }
+    if (status) {
+      if (made->domain) api.ReleaseCustomOpDomain()(made->domain);
+      delete made;
+      return status;
+    }
+    domains[n_thread] = made;
+  }
+  *domain = domains[n_thread]->domain;
   return nullptr;
 }
 
 OrtStatus* register_ops(const Api& api, OrtSessionOptions* options) {
   int32_t n_thread = 1;
-  RETURN_IF_ERROR(thread_count(api, options, &n_thread));
   OrtCustomOpDomain* domain = nullptr;
-  RETURN_IF_ERROR(api.CreateCustomOpDomain()("edgeqkv", &domain));
-  const int elements[] = {kFloat, kFloat16, kInt8};  // in the order of the kernel's dtypes
-  for (int32_t dtype = EDGEQKV_FP32; dtype <= EDGEQKV_INT8; dtype++)
-    RETURN_IF_ERROR(api.CustomOpDomain_Add()(domain, new Op(make_op(dtype, elements[dtype], n_thread))));
+  RETURN_IF_ERROR(thread_count(api, options, &n_thread));
+  RETURN_IF_ERROR(domain_for(api, n_thread, &domain));
   return api.AddCustomOpDomain()(options, domain);
 }
 

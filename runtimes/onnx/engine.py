@@ -70,7 +70,10 @@ class OnnxEngine:
             binding = self._decode
         else:
             binding = self._bound(np.ascontiguousarray(ids, np.int64))
-        self._session.run_with_iobinding(binding)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's errors have no common base class
+            raise EdgeQKVError(f"onnxruntime {self._version} stopped at position {position}: {error}") from error
         return self._logits.copy()
 
     def _bound(self, ids: np.ndarray) -> Any:

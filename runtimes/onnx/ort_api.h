@@ -60,6 +60,7 @@ constexpr int kRequired = 0, kOptional = 1;                           // OrtCust
   X(96, ReleaseValue, void(OrtValue*))                                                                                \
   X(99, ReleaseTensorTypeAndShapeInfo, void(OrtTensorTypeAndShapeInfo*))                                              \
   X(100, ReleaseSessionOptions, void(OrtSessionOptions*))                                                             \
+  X(101, ReleaseCustomOpDomain, void(OrtCustomOpDomain*))                                                             \
   X(130, AddSessionConfigEntry, OrtStatus*(OrtSessionOptions*, const char*, const char*))                             \
   X(133, RunWithBinding, OrtStatus*(OrtSession*, const OrtRunOptions*, const OrtIoBinding*))                          \
   X(134, CreateIoBinding, OrtStatus*(OrtSession*, OrtIoBinding**))                                                    \

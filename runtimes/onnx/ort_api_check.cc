@@ -68,6 +68,7 @@ CHECK(GetEndVersion)
 #undef CHECK
 
 static_assert(offsetof(OrtApiBase, GetApi) == offsetof(ApiBase, GetApi) && same<decltype(OrtApiBase::GetApi), decltype(ApiBase::GetApi)>);
+static_assert(offsetof(OrtApiBase, GetVersionString) == offsetof(ApiBase, GetVersionString));
 static_assert(kFail == ORT_FAIL && kInvalidArgument == ORT_INVALID_ARGUMENT);
 static_assert(kFloat == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT && kInt8 == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8);
 static_assert(kInt64 == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 && kFloat16 == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16);

@@ -12,7 +12,7 @@ from edgeqkv.export.onnx import attention_form, build_graph, write_graphs
 from edgeqkv.model_folder import write_model
 from edgeqkv.native import native_library
 from edgeqkv.presets import preset
-from edgeqkv.runtimes import ONNX_OPERATORS
+from edgeqkv.runtimes import OPERATORS
 
 VARIANTS = ["QKV", "GQA-2", "MQA", "Q-K=V", "Q-GQA-2", "Q-MQA", "Q=K-V", "Q=K=V"]
 
@@ -88,7 +88,7 @@ def test_the_fused_graph_without_our_engine_copies_its_cache_and_computes_the_sa
     config = tiny_config(variant)
     weights, layout = tiny_weights(config), cache_layout(config, 32, cache)
     options = onnxruntime.SessionOptions()
-    options.register_custom_ops_library(str(native_library(ONNX_OPERATORS)))
+    options.register_custom_ops_library(str(native_library(OPERATORS["onnx"])))
     ids = np.arange(20) * 7 % config.token_count
     graph = build_graph(config, weights, layout, False, {}, "fused")
     logits = run_plain(graph, layout, ids, tmp_path, options)

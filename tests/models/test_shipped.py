@@ -39,3 +39,17 @@ def test_every_precision_passes_verify(name, weights, cache, tmp_path):
         assert result.failures == ()
         assert result.record.text == "built-in held-out sample"
         assert result.record.perplexity_reference < 60  # of 2048 tokens: it has learned to read
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_fused_int8_cache_keeps_the_perplexity_of_the_fp32_cache(name, weights, tmp_path):
+    """Of the same weights, within 0.5 %."""
+    perplexity = {}
+    for cache in ("fp32", "int8"):
+        edgeqkv.export(MODELS / name, tmp_path / cache, weights=weights, cache=cache)
+        fused = edgeqkv.verify(tmp_path / cache, MODELS / name, tokens=1536)[0].record
+        assert fused.kernel == "fused"
+        perplexity[cache] = fused.perplexity
+    assert perplexity["int8"] != perplexity["fp32"]
+    assert perplexity["int8"] == pytest.approx(perplexity["fp32"], rel=5e-3)

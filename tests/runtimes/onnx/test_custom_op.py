@@ -7,18 +7,19 @@ import pytest
 from onnx import helper
 
 from edgeqkv.native import native_library
-from edgeqkv.runtimes import ONNX_OPERATORS
+from edgeqkv.runtimes import OPERATORS
 
 N_HEAD, N_KV_HEAD, HEAD_DIM, CAPACITY = 6, 2, 16, 12
 TYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}
 
 
-def session(dtype="float32", with_v=False, threads=1, n_kv_head=N_KV_HEAD):
+def session(dtype="float32", with_v=False, threads=1, n_kv_head=N_KV_HEAD, with_scales=None, leave_out=None):
     """The node with its inputs of free shape, as q, k, v, position, k_cache, k_scale, v_cache, v_scale."""
-    scaled = dtype == "int8"
+    scaled = dtype == "int8" if with_scales is None else with_scales
     present = {"k_cache": True, "k_scale": scaled, "v_cache": with_v, "v_scale": with_v and scaled}
     inputs = ["q", "k", "v" if with_v else "", "position", *(name if there else "" for name, there in present.items())]
     outputs = ["out", *(f"{name}.out" if there else "" for name, there in present.items())]
+    outputs = ["" if name == leave_out else name for name in outputs]
     floats, positions = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
     kinds = {"q": floats, "k": floats, "v": floats, "position": positions, "k_scale": floats, "v_scale": floats, "out": floats}
     kind = lambda name: kinds.get(name.removesuffix(".out"), TYPES[dtype])  # noqa: E731
@@ -29,7 +30,8 @@ def session(dtype="float32", with_v=False, threads=1, n_kv_head=N_KV_HEAD):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    options.register_custom_ops_library(str(native_library(ONNX_OPERATORS)))
+    options.add_session_config_entry("edgeqkv.threads", str(threads))
+    options.register_custom_ops_library(str(native_library(OPERATORS["onnx"])))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=11)
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
@@ -80,12 +82,21 @@ def expected(given, dtype, position):
 @pytest.mark.parametrize(("tokens", "position"), [(1, 0), (1, CAPACITY - 1), (5, 0), (3, 4), (CAPACITY, 0)])
 def test_it_is_attention_over_the_cache(tokens, position, dtype, with_v, threads):
     given = feeds(dtype, with_v, tokens, position)
-    out, k_cache = session(dtype, with_v, threads).run(["out", "k_cache.out"], given)
-    np.testing.assert_allclose(out, expected(given, dtype, position), atol=1e-3 if dtype == "int8" else 1e-5)
-    after = position + tokens
-    np.testing.assert_array_equal(k_cache[:, :, :position], given["k_cache"][:, :, :position])
-    np.testing.assert_array_equal(k_cache[:, :, after:], given["k_cache"][:, :, after:])
-    assert (k_cache[:, :, position:after] != given["k_cache"][:, :, position:after]).any()
+    runtime = session(dtype, with_v, threads)
+    after = dict(zip([output.name for output in runtime.get_outputs()], runtime.run(None, given), strict=True))
+    np.testing.assert_allclose(after["out"], expected(given, dtype, position), atol=1e-3 if dtype == "int8" else 1e-5)
+    written = slice(position, position + tokens)
+    for tensor in "kv" if with_v else "k":
+        rows = given[tensor].reshape(tokens, N_KV_HEAD, HEAD_DIM).swapaxes(0, 1)[None]
+        if dtype == "int8":
+            scales = np.abs(rows).max(-1) / np.float32(127)
+            rows = np.rint(rows / scales[..., None])
+            held = given[f"{tensor}_scale"].copy()
+            held[:, :, written] = scales
+            np.testing.assert_array_equal(after[f"{tensor}_scale.out"], held)
+        cache = given[f"{tensor}_cache"].copy()
+        cache[:, :, written] = rows
+        np.testing.assert_array_equal(after[f"{tensor}_cache.out"], cache)
 
 
 def test_no_tokens_are_no_work():
@@ -115,6 +126,32 @@ def test_no_tokens_are_no_work():
 def test_what_does_not_fit_is_an_error_and_no_crash(dtype, change, reason):
     with pytest.raises(Exception, match=f"CachedAttention: {reason}"):
         session(dtype).run(["out"], feeds(dtype) | change)
+
+
+def test_caches_that_do_not_fit_the_dtype():
+    with pytest.raises(Exception, match="CachedAttention: the caches do not fit the dtype and v"):
+        session("float32", with_scales=True).run(["out"], feeds("float32") | {"k_scale": feeds("int8")["k_scale"]})
+
+
+def test_a_head_dim_that_the_kernel_does_not_take():
+    given = feeds() | {name: np.zeros(shape, np.float32) for name, shape in (("q", (3, 6 * 12)), ("k", (3, 2 * 12)))}
+    with pytest.raises(Exception, match="CachedAttention: the kernel does not take these shapes"):
+        session().run(["out"], given | {"k_cache": np.zeros((1, N_KV_HEAD, CAPACITY, 12), np.float32)})
+
+
+@pytest.mark.parametrize("with_v", [False, True])
+def test_an_output_that_is_left_out(with_v):
+    runtime = session("int8", with_v, leave_out="v_scale.out" if with_v else "k_scale.out")
+    with pytest.raises(Exception, match="CachedAttention: an output of the cache is missing"):
+        runtime.run(["out"], feeds("int8", with_v))
+
+
+@pytest.mark.parametrize("threads", ["abc", "", "-1", "0", "2x", "99999999999", "1" * 17])
+def test_a_number_of_threads_that_is_none(threads):
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("edgeqkv.threads", threads)
+    with pytest.raises(Exception, match="edgeqkv.threads is a number of threads, 1 to 1024"):
+        options.register_custom_ops_library(str(native_library(OPERATORS["onnx"])))
 
 
 @pytest.mark.parametrize("n_kv_head", [0, 4, -2])

@@ -15,7 +15,7 @@ from edgeqkv.cache import cache_layout
 from edgeqkv.decoder import decoder
 from edgeqkv.export.onnx import OnnxVerbs, aliases, attention_form, write_graphs
 from edgeqkv.native import native_library
-from edgeqkv.runtimes import ONNX_OPERATORS
+from edgeqkv.runtimes import OPERATORS
 from edgeqkv.runtimes.onnx.engine import OnnxEngine
 
 VARIANTS = ["QKV", "Q-K=V", "Q=K=V", "GQA-2", "Q-GQA-2", "MQA", "Q-MQA"]
@@ -81,7 +81,7 @@ def growth(variant, cache, kernel, capacity, folder, verbs):
     built = verbs(config, weights, layout, True, scales, form, {})
     model = built.model(decoder(built, config, built.ids))
     write_graphs({"model.onnx": model}, folder)
-    operators = native_library(ONNX_OPERATORS) if kernel == "fused" else None
+    operators = native_library(OPERATORS["onnx"]) if kernel == "fused" else None
     engine = OnnxEngine(folder / "model.onnx", layout, aliases(model), config.vocab_size, 1, operators)
     before = memory_of_this_process().rss
     engine.run(np.arange(8), 0)
@@ -159,26 +159,30 @@ def test_threads_do_not_change_the_result(tiny_model, tmp_path, cache):
     np.testing.assert_allclose(one, four, atol=1e-4)
 
 
-def test_the_fused_graph_is_taken_where_it_can_be_loaded_and_missed_aloud(tiny_model, tmp_path, monkeypatch, cli):
+def test_the_fused_graph_is_taken_where_it_can_be_loaded(tiny_model, tmp_path):
     edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle")
     assert edgeqkv.open(tmp_path / "bundle").artifact.kernel == "fused"
-    monkeypatch.setattr("edgeqkv.runtimes.native_library", lambda name: None)
-    with pytest.warns(RuntimeWarning, match="running the stock graph, which is slower: .* install a C\\+\\+ compiler"):
+
+
+def test_it_is_missed_aloud_where_it_cannot(tiny_model, tmp_path, cli, no_native):
+    edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle")
+    with pytest.warns(RuntimeWarning, match="running the stock graph, which is slower: this edgeqkv was installed without"):
         assert edgeqkv.open(tmp_path / "bundle").artifact.kernel == "stock"
     with pytest.raises(edgeqkv.MissingPackage, match="cannot run here: this edgeqkv was installed without its compiled kernel"):
         edgeqkv.open(tmp_path / "bundle", kernel="fused")
-    outcome = cli("generate", tmp_path / "bundle", "--ids", "1", "--kernel", "fused")
-    assert outcome.code == 3
+    assert cli("generate", tmp_path / "bundle", "--ids", "1", "--kernel", "fused").code == 3
 
 
-def test_a_library_that_does_not_load_is_a_missing_one(tmp_path, monkeypatch):
-    from edgeqkv import native
+@pytest.mark.parametrize("variant", ["QKV", "Q-MQA"])
+def test_heads_that_the_fused_kernel_does_not_take_have_the_stock_graph_alone(variant, tiny_model, tmp_path):
+    model = tiny_model(variant, d_model=48)  # 4 heads of 12
+    edgeqkv.export(model, tmp_path / "bundle", weights="fp32")
+    (result,) = edgeqkv.verify(tmp_path / "bundle", model, tokens=60)
+    assert (result.record.kernel, result.failures) == ("stock", ())
 
-    class Elsewhere:
-        def locate_file(self, name):
-            return tmp_path / name.rsplit("/", 1)[1]
 
-    (tmp_path / "broken.so").write_bytes(b"for another machine")
-    monkeypatch.setattr(native, "distribution", lambda name: Elsewhere())
-    assert native.native_library("broken") is None
-    assert native.native_library("absent") is None
+def test_what_the_runtime_refuses_is_one_of_our_errors(tiny_model, tmp_path):
+    edgeqkv.export(tiny_model("Q-K=V"), tmp_path / "bundle", capacity=16)
+    session = edgeqkv.open(tmp_path / "bundle")
+    with pytest.raises(edgeqkv.EdgeQKVError, match="onnxruntime .* stopped at position 16"):
+        session._engine.run(np.array([1]), 16)  # the session itself would not ask
