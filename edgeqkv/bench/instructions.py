@@ -24,9 +24,9 @@ FEW, MANY = 2, 4
 def count(build: Path, bundle: Path, kernel: str, depth: int, tokens: int) -> int:
     """Instructions of one whole run of the aarch64 runner in ``build`` that decodes ``tokens`` tokens from ``depth``."""
     root = build / "root"
-    command = ["qemu-aarch64", "-plugin", build / "libcount.so", "-L", root, build / "run/edgeqkv-run", bundle]
-    command += ["--kernel", kernel, "--depth", str(depth), "--ids", "1", "--tokens", str(tokens), "--threads", "1"]
-    command += ["--library", root / "libonnxruntime.so"]
+    command = ["qemu-aarch64", "-plugin", str(build / "libcount.so"), "-L", str(root), str(build / "run/edgeqkv-run")]
+    command += [str(bundle), "--kernel", kernel, "--depth", str(depth), "--ids", "1", "--tokens", str(tokens), "--threads", "1"]
+    command += ["--library", str(root / "libonnxruntime.so")]
     run = subprocess.run(command, env=os.environ | {"QEMU_CPU": CPU}, capture_output=True, text=True, check=False)
     found = re.search(r"^instructions (\d+)$", run.stderr, re.MULTILINE)
     if run.returncode or not found:

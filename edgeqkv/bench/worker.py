@@ -1,8 +1,8 @@
 """The process that is measured: holds one bundle, takes one JSON request a line on stdin, answers one on stdout.
 
 Requests: {"do": "load", "bundle": DIR, "runtime": R, "kernel": K, "threads": N}, {"do": "first_token", "tokens": N},
-{"do": "fill", "depth": D}, {"do": "prefill", "depth": D, "tokens": N}, {"do": "decode", "depth": D, "steps": N}, {"do": "memory"}. It imports
-no more than an app would: no torch, no command line.
+{"do": "fill", "depth": D}, {"do": "prefill", "depth": D, "tokens": N}, {"do": "decode", "depth": D, "steps": N},
+{"do": "memory"}. It imports no more than an app would: no torch, no command line.
 """
 
 import dataclasses
