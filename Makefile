@@ -11,12 +11,16 @@ STORY := --prompt "Once upon a time there was a little princess" --tokens 120 --
 NATIVE := $(shell find runtimes -name CMakeLists.txt -o -name '*.cc' -o -name '*.h')
 ORT_HEADERS := build/onnxruntime-headers
 
-.PHONY: help setup demo test kernels check-ort-api lint format bench bench-8k bench-attention clean
+.PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 check-ort-api lint format \
+	bench bench-prefill bench-8k bench-attention bench-bundles clean
 
 help:
 	@echo "make demo             set up, then export, verify, run and compare the models in models/"
 	@echo "make test             set up, then run every test"
 	@echo "make kernels          build the C++ attention kernel and run its tests (part of make test)"
+	@echo "make kernels-sanitize the same with address and undefined-behaviour sanitizers (part of make test)"
+	@echo "make kernels-aarch64  cross-build it and run its tests under qemu-user, without and with the dot product"
+	@echo "make count-aarch64    instructions that the kernel executes per token and layer on aarch64"
 	@echo "make lint             ruff and mypy"
 	@echo "make format           let ruff format the code"
 	@echo "make check-ort-api    our declarations of ONNX Runtime's C API against the official header (fetched with npm)"
@@ -52,15 +56,36 @@ demo: setup
 	@echo; echo "# Side by side"
 	@$(BIN)/edgeqkv bench $(MODELS:%=$(DEMO)/%) --kernels stock,fused --results $(DEMO)/results.jsonl
 
-test: setup kernels
+test: setup kernels kernels-sanitize
 	$(BIN)/python -m pytest
 
-kernels:
+kernels kernels-sanitize:
 	@command -v cmake >/dev/null && command -v g++ >/dev/null \
 		|| { echo "the kernel tests need the Debian packages cmake and g++: apt-get install cmake g++" >&2; exit 3; }
-	@cmake -S runtimes/kernels -B build/kernels >/dev/null
-	@cmake --build build/kernels --parallel 2 >/dev/null
-	ctest --test-dir build/kernels --output-on-failure
+	@cmake -S runtimes/kernels -B build/$@ -DEDGEQKV_SANITIZE=$(if $(findstring sanitize,$@),ON,OFF) >/dev/null
+	@cmake --build build/$@ --parallel 2 >/dev/null
+	@build/$@/paths_test
+	ctest --test-dir build/$@ --output-on-failure
+
+build-aarch64:
+	@command -v cmake >/dev/null && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null \
+		|| { echo "this needs the Debian packages cmake, g++-aarch64-linux-gnu and qemu-user:" \
+			"apt-get install cmake g++-aarch64-linux-gnu qemu-user" >&2; exit 3; }
+	@cmake -S runtimes/kernels -B build/kernels-aarch64 \
+		-DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/runtimes/kernels/cmake/aarch64-linux-gnu.cmake >/dev/null
+	@cmake --build build/kernels-aarch64 --parallel 2 >/dev/null
+
+# A Cortex-A53 has no dot product, max has. Emulation is slow: of the random problems each 9th.
+kernels-aarch64: build-aarch64
+	@for cpu in cortex-a53:neon max:neon+dot; do \
+		export QEMU_CPU=$${cpu%%:*} EDGEQKV_EXPECT_PATH=$${cpu##*:} EDGEQKV_TEST_EVERY=9; \
+		qemu-aarch64 -L /usr/aarch64-linux-gnu build/kernels-aarch64/paths_test || exit; \
+		ctest --test-dir build/kernels-aarch64 --output-on-failure --parallel 2 || exit; \
+	done
+
+count-aarch64: build-aarch64
+	@command -v cc >/dev/null || { echo "this needs the Debian package gcc: apt-get install gcc" >&2; exit 3; }
+	@sh runtimes/kernels/bench/count_aarch64.sh build/kernels-aarch64
 
 # The header is ONNX Runtime's (MIT), from an npm package that carries it; ONNXRUNTIME_INCLUDE_DIR names another place.
 check-ort-api:

@@ -10,6 +10,8 @@ struct Avx512 {
   using F = __m512;
   static constexpr int W = 16, kRows = 24, kAccRows = 4, kAccVecs = 4;
 
+  static constexpr bool kIntegerTile = false;
+
   static F load(const float* p) { return _mm512_loadu_ps(p); }
   static F load(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   static F load(const int8_t* p) {

@@ -39,11 +39,11 @@ void attend(const edgeqkv_attention_args& a, const Item& item) {
   attend_typed<V, int8_t>(a, item);
 }
 
-// Both ways to attend, whichever needs more: queries, scores, and two widened blocks.
+// Both ways to attend, whichever needs more: queries, scores, two widened blocks, and weights as integers.
 template <class V>
 size_t scratch_floats(int head_dim) {
   size_t dim = size_t(head_dim), tile = aligned(dim * kBlockRows) + 2 * aligned(dim * kBlockKeys);
-  return tile + size_t(kBlockKeys + V::kRows) * kBlockRows;
+  return tile + size_t(kBlockKeys + V::kRows) * kBlockRows + kBlockKeys * kBlockRows / 2;
 }
 
 }  // namespace

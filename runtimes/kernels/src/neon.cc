@@ -5,6 +5,8 @@ namespace edgeqkv {
 namespace {
 
 struct Neon : NeonBase {
+  static constexpr bool kIntegerTile = false;
+
   static void pack(const int16_t* q, int dim, float* packed) { std::memcpy(packed, q, size_t(dim) * 2); }
 
   // The 32-bit sums hold: 32512 * 127 * 1024 < 2^32, spread over two lanes or more.

@@ -109,10 +109,66 @@ struct NeonDot : NeonBase {
     y[2] = vreinterpretq_s8_s16(vzip1q_s16(AB, CD)), y[3] = vreinterpretq_s8_s16(vzip2q_s16(AB, CD));
   }
 
-  static int8x16_t four_bytes(const int8_t* p) {
+  static int8x16_t four_bytes(const void* p) {
     int32_t x;
     std::memcpy(&x, p, 4);
     return vreinterpretq_s8_s32(vdupq_n_s32(x));
+  }
+
+  // Tiles: a group is four bytes, and a 16-bit integer has two digits.
+  static constexpr bool kIntegerTile = true;
+  struct I {
+    int32x4_t lo, hi;
+  };
+  static constexpr int kGroup = 4, kDigits = 2;
+
+  static I zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
+  static I load_integers(const int32_t* p) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
+  static I dot(I sum, I x, const char* y) {
+    int8x16_t bytes = four_bytes(y);
+    return {vdotq_s32(sum.lo, vreinterpretq_s8_s32(x.lo), bytes), vdotq_s32(sum.hi, vreinterpretq_s8_s32(x.hi), bytes)};
+  }
+  static I times_256(I x) { return {vshlq_n_s32(x.lo, 8), vshlq_n_s32(x.hi, 8)}; }
+  static F to_float(I x) { return {vcvtq_f32_s32(x.lo), vcvtq_f32_s32(x.hi)}; }
+
+  static void pack_group(const int16_t* x, int32_t* to, ptrdiff_t digit) {
+    int8_t high[8], low[8];
+    split(vcombine_s16(vld1_s16(x), vdup_n_s16(0)), high, low);
+    std::memcpy(to, high, 4);
+    std::memcpy(to + digit, low, 4);
+  }
+
+  static void round_group(const F* x, int32_t* to, ptrdiff_t digit) {
+    for (int half = 0; half < 2; half++) {
+      int32x4_t high[4], low[4];
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 4; i++) {
+        low[i] = vcvtnq_s32_f32(half ? x[i].hi : x[i].lo);
+        high[i] = vrshrq_n_s32(low[i], 8);
+      }
+      vst1q_s32(to + 4 * half, lowest_bytes(high));
+      vst1q_s32(to + digit + 4 * half, lowest_bytes(low));
+    }
+  }
+
+  // Each lane: the lowest bytes of x[0] .. x[3], side by side.
+  static int32x4_t lowest_bytes(const int32x4_t* x) {
+    return vsliq_n_s32(vsliq_n_s32(vsliq_n_s32(x[0], x[1], 8), x[2], 16), x[3], 24);
+  }
+
+  static const char* key_groups(const int8_t* k, int, int32_t*) { return reinterpret_cast<const char*>(k); }
+
+  static void interleave(const int8_t* v, int n, int dim, int32_t* to) {
+    for (int j = 0; j < n; j += 4, to += dim)
+      for (int d = 0; d < dim; d += 8) {
+        int8x16_t x[4], y[4];
+        EDGEQKV_UNROLL
+        for (int i = 0; i < 4; i++)  // the last row's instead of rows from n on, whose weights are 0
+          x[i] = vcombine_s8(vld1_s8(v + ptrdiff_t(j + i < n ? j + i : n - 1) * dim + d), vdup_n_s8(0));
+        interleave(x, y);
+        vst1q_s32(to + d, vreinterpretq_s32_s8(y[0]));
+        vst1q_s32(to + d + 4, vreinterpretq_s32_s8(y[1]));
+      }
   }
 };
 
