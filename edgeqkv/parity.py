@@ -125,8 +125,8 @@ def compare(
             skipped.append((artifact, missing))
     if not results:
         raise skipped[-1][1]
-    for artifact, missing in skipped:
-        note(f"{artifact.name} is not compared: {missing}")
+    for artifact, why in skipped:
+        note(f"{artifact.name} is not compared: {why}")
     return results
 
 
