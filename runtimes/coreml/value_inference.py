@@ -5,6 +5,7 @@ a state does. It shares nothing with :mod:`edgeqkv.runtimes.coreml.interpreter`,
 and alike. Each operation is evaluated in fp32 and rounded to the dtype that the package declares. Slow.
 """
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class ValueInference:
                 made = _evaluate(op, values)
             for var, value in zip(op.outputs, made, strict=True):
                 values[var.name] = value
+        gc.collect()  # coremltools' operations refer to each other, and here they hold copies of the weights
         return {var.name: values[var.name] for var in block.outputs}
 
 
