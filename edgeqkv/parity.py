@@ -102,7 +102,7 @@ def compare(
     eager = EagerModel(model.config, model.weights)
     windows = token_windows(model, "held_out", text, tokens, manifest.capacity)
     results: list[Parity] = []
-    skipped: list[tuple[Artifact, MissingPackage]] = []
+    missing: dict[str, MissingPackage] = {}
     for artifact in manifest.artifacts:
         try:
             for run in _runs(bundle, artifact, windows):
@@ -121,12 +121,12 @@ def compare(
                 )
                 failures = failures_of(record)
                 results.append(Parity(replace(record, passed=not failures), failures))
-        except MissingPackage as missing:
-            skipped.append((artifact, missing))
-    if not results:
-        raise skipped[-1][1]
-    for artifact, why in skipped:
-        note(f"{artifact.name} is not compared: {why}")
+        except MissingPackage as error:
+            missing[artifact.name] = error
+    if missing and not results:
+        raise next(iter(missing.values()))
+    for name, reason in missing.items():
+        note(f"{name} is not compared: {reason}")
     return results
 
 

@@ -11,6 +11,7 @@ output    logits       float32 [vocab_size] of the last token
 ========  ===========  ==============================================================================================
 """
 
+import errno
 import json
 import math
 import uuid
@@ -291,7 +292,12 @@ def write_package(program: Program, package: Path, description: str) -> None:
     and it would put the date and random ids into the package.
     """
     (package / WEIGHTS_FOLDER).mkdir(parents=True)
-    spec = to_proto(program, str(package / WEIGHTS_FOLDER), specification_version=TARGET.value)
+    try:
+        spec = to_proto(program, str(package / WEIGHTS_FOLDER), specification_version=TARGET.value)
+    except RuntimeError as error:
+        if "FileWriter" not in str(error):
+            raise
+        raise OSError(errno.EIO, "coremltools could not write all of the weights") from error  # its words for a full disk
     metadata = spec.description.metadata
     metadata.shortDescription, metadata.author = description, "edgeqkv"
     metadata.userDefined["com.github.apple.coremltools.version"] = ct.__version__

@@ -205,18 +205,19 @@ def test_no_permission_at_the_output(tiny_model, tmp_path, monkeypatch):
         edgeqkv.export(model, tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("command", ["export", "new"])
+@pytest.mark.parametrize("command", ["export", "export to Core ML", "new"])
 def test_no_space_at_the_output_leaves_nothing_and_keeps_what_was_there(command, bundle, tiny_model, tmp_path):
     """A limit on file size stands in for a full disk: the write fails half-way in the same place."""
-    model = tiny_model("Q-K=V")
+    model, wide = tiny_model("Q-K=V"), tiny_model("QKV", d_model=128, n_positions=64)
     before = sorted(os.listdir(tmp_path)), file_sha256(bundle / "edgeqkv.json")
     limit = 40_000
     arguments = {
         "export": [model, "--out", bundle],
+        "export to Core ML": [wide, "--target", "coreml", "--out", bundle],
         "new": ["tale-4m", "--variant", "Q-MQA", "--out", tmp_path / "new"],
     }[command]
     run = subprocess.run(
-        [sys.executable, "-m", "edgeqkv.cli", command, *arguments],
+        [sys.executable, "-m", "edgeqkv.cli", command.split()[0], *arguments],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         capture_output=True,
         text=True,

@@ -39,7 +39,7 @@ def test_wheel(environment, tag, kernel, tiny_model, tmp_path):
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     assert (LIBRARY in names) == (kernel == "fused")
-    assert not [name for name in names if name.endswith((".cc", ".h", "CMakeLists.txt"))]
+    assert not [name for name in names if name.endswith((".cc", ".h", ".swift", "CMakeLists.txt"))]
 
     edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle")
     # -P -S: nothing but this wheel and the packages that it needs, which come after it.

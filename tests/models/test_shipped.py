@@ -3,10 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import edgeqkv
-from edgeqkv.model_folder import read_config
+from edgeqkv.model_folder import read_config, read_model
+from edgeqkv.sample import token_windows
 
 MODELS = Path(__file__).parents[2] / "models"
 SHIPPED = {"qkv": "QKV", "q-kv": "Q-K=V", "q-mqa": "Q-MQA"}
@@ -53,3 +55,21 @@ def test_the_fused_int8_cache_keeps_the_perplexity_of_the_fp32_cache(name, weigh
         perplexity[cache] = fused.perplexity
     assert perplexity["int8"] != perplexity["fp32"]
     assert perplexity["int8"] == pytest.approx(perplexity["fp32"], rel=5e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Core ML needs macOS")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_core_ml_int8_keeps_the_perplexity_of_fp16(name, tmp_path):
+    """Over 512 tokens of held-out text, by the interpreter of the package as it lies on disk."""
+    model = read_model(MODELS / name)
+    (window,) = token_windows(model, "held_out", None, 512, 512)
+    perplexity = {}
+    for weights in ("fp16", "int8"):
+        edgeqkv.export(MODELS / name, tmp_path / weights, targets=["coreml"], weights=weights)
+        session = edgeqkv.open(tmp_path / weights)
+        logits = np.stack([session.step(token) for token in window[:-1]]).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        likely = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        perplexity[weights] = np.exp(-likely[np.arange(511), window[1:]].mean())
+    assert 0 < abs(perplexity["int8"] / perplexity["fp16"] - 1) <= 0.005
+    assert perplexity["fp16"] < 60
