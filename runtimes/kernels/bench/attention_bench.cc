@@ -5,8 +5,8 @@
 // cached: decode over one small cache that stays in the core's own cache, which shows the arithmetic without the memory.
 //
 // A round times each case once, one after the other, on the next of several caches that together exceed the last-level cache,
-// as they do between two tokens of a model. What is printed of the rounds: minimum, median, and the spread (90th less 10th
-// percentile, as a share of the median). GB/s counts each cached byte once, scales included (10^9 bytes, at the median).
+// as they do between two tokens of a model. What is printed of the rounds: minimum, median, and the spread (10th and 90th
+// percentile). GB/s counts each cached byte once, scales included (10^9 bytes, at the median).
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
@@ -119,9 +119,8 @@ double percentile(std::vector<double> x, double p) {
 void print(const Case& c) {
   const char* dtypes[] = {"fp32", "fp16", "int8"};
   double median = percentile(c.microseconds, 0.5);
-  double spread = (percentile(c.microseconds, 0.9) - percentile(c.microseconds, 0.1)) / median * 100;
-  std::printf("%-5s %-5s %2d/%-2d %6d+%-4d %9.1f %9.1f %5.0f%%", c.separate_v ? "k,v" : "k", dtypes[c.dtype], c.n_head, c.n_kv_head,
-              c.depth, c.n_token, percentile(c.microseconds, 0), median, spread);
+  std::printf("%-5s %-5s %2d/%-2d %6d+%-4d %9.1f %9.1f %9.1f-%-9.1f", c.separate_v ? "k,v" : "k", dtypes[c.dtype], c.n_head, c.n_kv_head,
+              c.depth, c.n_token, percentile(c.microseconds, 0), median, percentile(c.microseconds, 0.1), percentile(c.microseconds, 0.9));
   if (c.n_token == 1) {
     double read = percentile(c.read_microseconds, 0.5), gb = double(c.bytes()) / 1e3;
     std::printf(" %8.2f %9.1f %8.2f %6.0f%%", gb / median, read, gb / read, 100 * read / median);
@@ -168,7 +167,7 @@ int main(int argc, char** argv) {
       round_of(c, size_t(round), isa);
     }
   std::printf("path %s, one thread, head_dim %d, %d rounds; times in us\n", edgeqkv_attention_isa_name(isa), kDim, rounds);
-  std::printf("cache dtype heads/kv depth+new       min    median spread%s\n",
-              prefill ? "" : "     GB/s plain read     GB/s  of read");
+  std::printf("cache dtype heads/kv depth+new       min    median         p10-p90      %s\n",
+              prefill ? "" : "    GB/s plain read     GB/s  of read");
   for (const Case& c : cases) print(c);
 }
