@@ -11,7 +11,7 @@ STORY := --prompt "Once upon a time there was a little princess" --tokens 120 --
 NATIVE := $(shell find runtimes -name CMakeLists.txt -o -name '*.cc' -o -name '*.h')
 ORT_HEADERS := build/onnxruntime-headers
 
-.PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 check-ort-api lint format \
+.PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 runner-aarch64 check-ort-api lint format \
 	bench bench-prefill bench-8k bench-attention bench-bundles clean
 
 help:
@@ -20,12 +20,14 @@ help:
 	@echo "make kernels          build the C++ attention kernel and run its tests (part of make test)"
 	@echo "make kernels-sanitize the same with address and undefined-behaviour sanitizers (part of make test)"
 	@echo "make kernels-aarch64  cross-build it and run its tests under qemu-user, without and with the dot product"
-	@echo "make count-aarch64    instructions that the kernel executes per token and layer on aarch64"
+	@echo "make runner-aarch64   cross-build edgeqkv-run, to bench it under qemu-user (ids only)"
+	@echo "make count-aarch64    aarch64 instructions of a decoded token: the kernel alone, and the 300M models"
 	@echo "make lint             ruff and mypy"
 	@echo "make format           let ruff format the code"
 	@echo "make check-ort-api    our declarations of ONNX Runtime's C API against the official header (fetched with npm)"
 	@echo "make bench            the 300M geometry with random weights: memory and speed, QKV against K-only, both kernels"
-	@echo "make bench-8k         the same with 8192 positions"
+	@echo "make bench-prefill    the same bundles: prompts of 512 tokens"
+	@echo "make bench-8k         decoding with 8192 positions"
 	@echo "make bench-attention  the forms of attention in the ONNX graph against each other"
 	@echo "make clean            remove .venv and build"
 
@@ -83,9 +85,19 @@ kernels-aarch64: build-aarch64
 		ctest --test-dir build/kernels-aarch64 --output-on-failure --parallel 2 || exit; \
 	done
 
-count-aarch64: build-aarch64
+count-aarch64: build-aarch64 runner-aarch64 bench-bundles
 	@command -v cc >/dev/null || { echo "this needs the Debian package gcc: apt-get install gcc" >&2; exit 3; }
 	@sh runtimes/kernels/bench/count_aarch64.sh build/kernels-aarch64
+	@cp build/kernels-aarch64/instruction_count.so build/runner-aarch64/
+	@echo; $(BIN)/python -m edgeqkv.bench.instructions build/runner-aarch64 $(BENCH)/qkv-fp32:stock $(BENCH)/q-kv-int8:fused \
+		$(BENCH)/q-mqa-int8:fused
+
+# What tests/bench/test_emulated.py measures nothing with, and compares ids.
+runner-aarch64: setup
+	@command -v cmake >/dev/null && command -v aarch64-linux-gnu-g++ >/dev/null \
+		|| { echo "this needs the Debian packages cmake and g++-aarch64-linux-gnu:" \
+			"apt-get install cmake g++-aarch64-linux-gnu" >&2; exit 3; }
+	@sh runtimes/run/aarch64.sh build/runner-aarch64 $(BIN)/python
 
 # The header is ONNX Runtime's (MIT), from an npm package that carries it; ONNXRUNTIME_INCLUDE_DIR names another place.
 check-ort-api:
@@ -112,7 +124,9 @@ format: setup
 	$(BIN)/ruff format .
 
 # Random weights of the paper's geometry: they prove memory and speed, nothing else.
-bench: setup
+BUNDLES := $(addprefix $(BENCH)/,qkv-fp32 qkv-int8 q-kv-fp32 q-kv-int8 q-mqa-fp32 q-mqa-int8)
+
+bench-bundles: setup
 	@for variant in qkv:QKV q-kv:Q-K=V q-mqa:Q-MQA; do \
 		model=$(BENCH)/models/$${variant%%:*}; \
 		test -d $$model || $(BIN)/edgeqkv new paper-300m --variant $${variant##*:} --out $$model || exit; \
@@ -120,13 +134,14 @@ bench: setup
 			$(BIN)/edgeqkv export $$model --out $(BENCH)/$${variant%%:*}-$$cache --cache $$cache || exit; \
 		done; \
 	done
-	$(BIN)/edgeqkv bench $(BENCH)/qkv-fp32 $(BENCH)/qkv-int8 $(BENCH)/q-kv-fp32 $(BENCH)/q-kv-int8 $(BENCH)/q-mqa-fp32 \
-		$(BENCH)/q-mqa-int8 --kernels stock,fused --depths 16,128,1024,2000 --prompt 64 --threads 2 \
+
+bench: bench-bundles
+	$(BIN)/edgeqkv bench $(BUNDLES) --kernels stock,fused --depths 16,128,1024,2000 --prompt 64 --threads 2 \
 		--results $(BENCH)/results.jsonl
 
-bench-prefill: bench
-	$(BIN)/edgeqkv bench $(BENCH)/qkv-fp32 $(BENCH)/qkv-int8 $(BENCH)/q-kv-fp32 $(BENCH)/q-kv-int8 $(BENCH)/q-mqa-fp32 \
-		$(BENCH)/q-mqa-int8 --kernels stock,fused --depths 512 --prompt 512 --rounds 5 --steps 1 --threads 2
+bench-prefill: bench-bundles
+	$(BIN)/edgeqkv bench $(BUNDLES) --kernels stock,fused --depths 512 --prompt 512 --rounds 3 --steps 1 --threads 2 \
+		--results $(BENCH)/results.jsonl
 
 bench-8k: setup
 	@for variant in qkv:QKV:fp32 q-kv:Q-K=V:int8 q-mqa:Q-MQA:int8; do \

@@ -6,7 +6,6 @@ the same work whatever a row holds.
 """
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,14 +23,15 @@ FEW, MANY = 2, 4
 def count(build: Path, bundle: Path, kernel: str, depth: int, tokens: int) -> int:
     """Instructions of one whole run of the aarch64 runner in ``build`` that decodes ``tokens`` tokens from ``depth``."""
     root = build / "root"
-    command = ["qemu-aarch64", "-plugin", str(build / "libcount.so"), "-L", str(root), str(build / "run/edgeqkv-run")]
+    plugin, counted = build / "instruction_count.so", build / "count"
+    command = ["qemu-aarch64", "-plugin", f"{plugin},out={counted}", "-L", str(root), str(build / "run/edgeqkv-run")]
     command += [str(bundle), "--kernel", kernel, "--depth", str(depth), "--ids", "1", "--tokens", str(tokens), "--threads", "1"]
     command += ["--library", str(root / "libonnxruntime.so")]
+    counted.unlink(missing_ok=True)
     run = subprocess.run(command, env=os.environ | {"QEMU_CPU": CPU}, capture_output=True, text=True, check=False)
-    found = re.search(r"^instructions (\d+)$", run.stderr, re.MULTILINE)
-    if run.returncode or not found:
-        raise EdgeQKVError(f"counting {bundle} failed: {(run.stderr or run.stdout).strip().splitlines()[-1:]}")
-    return int(found[1])
+    if run.returncode or not counted.is_file():
+        raise EdgeQKVError(f"counting {bundle} failed: {run.stderr.strip().rpartition(chr(10))[2]}")
+    return int(counted.read_text())
 
 
 def instructions_per_token(build: Path, bundle: Path, kernel: str, depth: int) -> float:
