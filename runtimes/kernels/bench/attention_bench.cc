@@ -119,8 +119,9 @@ double percentile(std::vector<double> x, double p) {
 void print(const Case& c) {
   const char* dtypes[] = {"fp32", "fp16", "int8"};
   double median = percentile(c.microseconds, 0.5);
-  std::printf("%-5s %-5s %2d/%-2d %6d+%-4d %9.1f %9.1f %9.1f-%-9.1f", c.separate_v ? "k,v" : "k", dtypes[c.dtype], c.n_head, c.n_kv_head,
-              c.depth, c.n_token, percentile(c.microseconds, 0), median, percentile(c.microseconds, 0.1), percentile(c.microseconds, 0.9));
+  std::printf("%-5s %-5s %2d/%-2d %6d+%-4d %9.1f %9.1f %9.1f-%-9.1f", c.separate_v ? "k,v" : "k", dtypes[c.dtype], c.n_head,
+              c.n_kv_head, c.depth, c.n_token, percentile(c.microseconds, 0), median, percentile(c.microseconds, 0.1),
+              percentile(c.microseconds, 0.9));
   if (c.n_token == 1) {
     double read = percentile(c.read_microseconds, 0.5), gb = double(c.bytes()) / 1e3;
     std::printf(" %8.2f %9.1f %8.2f %6.0f%%", gb / median, read, gb / read, 100 * read / median);
