@@ -33,9 +33,9 @@ def open_artifact(
 
         if threads is not None:
             raise EdgeQKVError("Core ML chooses its threads and compute units itself; leave threads out")
+        engine = CoremlEngine(path.parent, layout, artifact.prefill_chunk, executor or executor_here())
         if executor is None and executor_here() == "interpreter":
             warnings.warn(NOT_CORE_ML, RuntimeWarning, stacklevel=2)
-        engine = CoremlEngine(path.parent, layout, artifact.prefill_chunk, executor or executor_here())
     else:
         from edgeqkv.runtimes.onnx.engine import OnnxEngine
 
