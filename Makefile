@@ -124,15 +124,14 @@ format: setup
 	$(BIN)/ruff format .
 
 # Random weights of the paper's geometry: they prove memory and speed, nothing else.
-BUNDLES := $(addprefix $(BENCH)/,qkv-fp32 qkv-int8 q-kv-fp32 q-kv-int8 q-mqa-fp32 q-mqa-int8)
+BUNDLES := $(addprefix $(BENCH)/,qkv-fp32 q-kv-int8 q-mqa-int8)
 
 bench-bundles: setup
-	@for variant in qkv:QKV q-kv:Q-K=V q-mqa:Q-MQA; do \
-		model=$(BENCH)/models/$${variant%%:*}; \
-		test -d $$model || $(BIN)/edgeqkv new paper-300m --variant $${variant##*:} --out $$model || exit; \
-		for cache in fp32 int8; do \
-			$(BIN)/edgeqkv export $$model --out $(BENCH)/$${variant%%:*}-$$cache --cache $$cache || exit; \
-		done; \
+	@for variant in qkv:QKV:fp32 q-kv:Q-K=V:int8 q-mqa:Q-MQA:int8; do \
+		IFS=: read name title cache <<< $$variant; \
+		model=$(BENCH)/models/$$name; \
+		test -d $$model || $(BIN)/edgeqkv new paper-300m --variant $$title --out $$model || exit; \
+		$(BIN)/edgeqkv export $$model --out $(BENCH)/$$name-$$cache --cache $$cache || exit; \
 	done
 
 bench: bench-bundles
