@@ -241,8 +241,8 @@ OrtStatus* thread_count(const Api& api, const OrtSessionOptions* options, int32_
   return nullptr;
 }
 
-// The domain for so many threads, made at its first use and kept as long as the process: ONNX Runtime never says when it is done
-// with one, and any number of sessions may share it.
+// The domain for so many threads, made at its first use and kept as long as the process: ONNX Runtime never says when it is
+// done with one, and any number of sessions may share it.
 OrtStatus* domain_for(const Api& api, int32_t n_thread, OrtCustomOpDomain** domain) {
   struct Domain {
     OrtCustomOpDomain* domain = nullptr;

@@ -1,6 +1,7 @@
-/* The part of ONNX Runtime's C API that the custom operator and edgeqkv-run call, declared by us so that the sdist builds
- * on a board with nothing but a compiler. The API is append-only: a function keeps its place in the table, and GetApi(version)
- * returns a table that begins with all of that version's functions. ort_api_check.cc holds every line here against the official header.
+/* The part of ONNX Runtime's C API that the custom operator and edgeqkv-run call, declared by us so that the sdist builds on a
+ * board with nothing but a compiler. The API is append-only: a function keeps its place in the table, and GetApi(version)
+ * returns a table that begins with all of that version's functions. ort_api_check.cc holds this file against the official
+ * header.
  *
  * Enums are int here, as they are in the C ABI of every platform that ONNX Runtime ships for.
  */

@@ -67,7 +67,8 @@ CHECK(GetStartVersion)
 CHECK(GetEndVersion)
 #undef CHECK
 
-static_assert(offsetof(OrtApiBase, GetApi) == offsetof(ApiBase, GetApi) && same<decltype(OrtApiBase::GetApi), decltype(ApiBase::GetApi)>);
+static_assert(offsetof(OrtApiBase, GetApi) == offsetof(ApiBase, GetApi));
+static_assert(same<decltype(OrtApiBase::GetApi), decltype(ApiBase::GetApi)>);
 static_assert(offsetof(OrtApiBase, GetVersionString) == offsetof(ApiBase, GetVersionString));
 static_assert(kFail == ORT_FAIL && kInvalidArgument == ORT_INVALID_ARGUMENT);
 static_assert(kFloat == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT && kInt8 == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8);

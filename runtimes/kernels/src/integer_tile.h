@@ -130,7 +130,8 @@ struct IntegerTile {
   template <int A, int B>
   void values_of(int r, int d, int n_group, int dim, const float* keep, float* acc) {
     I sum[A][B];
-    multiply<A, B>(value + d, dim, 0, reinterpret_cast<const char*>(weight + r), 1, kBlockRows, kBlockKeys / kGroup * kBlockRows, n_group, sum);
+    multiply<A, B>(value + d, dim, 0, reinterpret_cast<const char*>(weight + r), 1, kBlockRows,
+                   kBlockKeys / kGroup * kBlockRows, n_group, sum);
     EDGEQKV_UNROLL
     for (int a = 0; a < A; a++) {
       float* to = acc + ptrdiff_t(r + a) * dim + d;
