@@ -18,9 +18,13 @@ Artifact read_artifact(const Json& json) {
   artifact.cache_dtype = json.at("cache").at("dtype").string();
   artifact.weights = json.at("weights").at("scheme").string();
   artifact.prefill_chunk = json.at("prefill_chunk").integer();
+  if (json.at("cache").at("scale_layout").string() == "static")
+    artifact.constant_scale_bytes = json.at("cache").at("scale_bytes").integer();
   if (json.at("files").keys.empty() || json.at("entry_points").array().empty() || artifact.prefill_chunk < 1)
     throw Error("an artifact has no files, no entry points or no prefill_chunk");
   artifact.file = json.at("files").keys[0];
+  if (artifact.file.empty() || artifact.file[0] == '/' || ("/" + artifact.file + "/").find("/../") != std::string::npos)
+    throw Error("an artifact names a file outside the bundle; export the bundle again");
   const Json& entry = json.at("entry_points").array()[0];
   for (const Json& port : entry.at("inputs").array()) {
     Buffer buffer = {port.at("name").string(), port.at("dtype").string(), {}};

@@ -1,5 +1,6 @@
 #include "json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -29,7 +30,7 @@ class Reader {
   char peek() const { return place_ < text_.size() ? text_[place_] : '\0'; }
 
   void space() {
-    while (place_ < text_.size() && std::strchr(" \t\r\n", text_[place_])) place_++;
+    while (place_ < text_.size() && text_[place_] && std::strchr(" \t\r\n", text_[place_])) place_++;
   }
 
   void expect(const char* word) {
@@ -100,11 +101,20 @@ class Reader {
 
   void number(Json& value) {
     value.kind = Json::kNumber;
-    const char* start = text_.c_str() + place_;
+    const size_t after = std::min(text_.find_first_not_of("+-.0123456789eE", place_), text_.size());
+    const std::string digits = text_.substr(place_, after - place_);
     char* end = nullptr;
-    value.number = std::strtod(start, &end);
-    if (end == start || !std::isfinite(value.number) || !std::strchr("-0123456789", *start)) fail();
-    place_ += size_t(end - start);
+    value.number = std::strtod(digits.c_str(), &end);
+    if (digits.empty() || *end || !std::isfinite(value.number)) fail();
+    place_ = after;
+  }
+
+  // One of the first 65536 code points; a half of a pair beyond them becomes "?".
+  static void append_utf8(unsigned code, std::string& out) {
+    if (code >= 0xd800 && code < 0xe000) code = '?';
+    if (code >= 0x800) out += char(0xe0 | code >> 12);
+    if (code >= 0x80) out += char((code >= 0x800 ? 0x80 : 0xc0) | (code >> 6 & (code >= 0x800 ? 0x3f : 0x1f)));
+    out += char(code >= 0x80 ? 0x80 | (code & 0x3f) : code);
   }
 
   std::string string() {
@@ -120,8 +130,9 @@ class Reader {
       const char* name = std::strchr(names, peek());
       if (peek() == 'u') {
         if (place_ + 4 >= text_.size()) fail();
-        const long code = std::strtol(text_.substr(place_ + 1, 4).c_str(), nullptr, 16);
-        out += code < 128 ? char(code) : '?';
+        const std::string digits = text_.substr(place_ + 1, 4);
+        if (digits.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) fail();
+        append_utf8(unsigned(std::strtoul(digits.c_str(), nullptr, 16)), out);
         place_ += 4;
       } else if (peek() && name) {
         out += meant[name - names];

@@ -1,5 +1,5 @@
 // A JSON reader of one page, so that the runner builds on a board with nothing but a compiler. It reads what edgeqkv writes:
-// numbers are doubles (the manifest's integers are below 2^53), \u escapes beyond ASCII become "?" (no field here needs them).
+// numbers are doubles (the manifest's integers are below 2^53).
 #pragma once
 
 #include <map>

@@ -120,7 +120,7 @@ std::string about(const Session& session, double load_s) {
   const Artifact& artifact = session.artifact();
   return "\"runtime\": " + quoted(artifact.runtime) + ", \"runtime_version\": " + quoted(session.engine().version()) +
          ", \"kernel\": " + quoted(artifact.kernel) + ", \"load_s\": " + json(load_s) +
-         ", \"cache_bytes\": " + json(session.engine().cache_bytes());
+         ", \"cache_bytes\": " + json(session.engine().cache_bytes() + artifact.constant_scale_bytes);
 }
 
 void run_once(const Options& options) {
@@ -192,7 +192,9 @@ class Worker {
   }
 
   std::vector<int64_t> random(int64_t count) {
-    std::vector<int64_t> ids(size_t(std::max<int64_t>(count, 0)));
+    if (count < 0 || count > session_->bundle().capacity)
+      throw Error(json(count) + " more tokens do not fit: the cache holds " + json(session_->bundle().capacity) + " positions");
+    std::vector<int64_t> ids(static_cast<size_t>(count));
     for (int64_t& id : ids) id = int64_t(ids_() % uint64_t(session_->bundle().token_count));
     return ids;
   }
@@ -210,6 +212,8 @@ void serve(const std::string& library) {
       answer = worker.answer(parse_json(line));
     } catch (const Error& error) {
       answer = "{\"error\": " + quoted(error.what()) + ", \"exit_code\": " + json(int64_t(error.exit_code)) + "}";
+    } catch (const std::exception& error) {  // no memory for what was asked
+      answer = "{\"error\": " + quoted(error.what()) + ", \"exit_code\": 3}";
     }
     std::cout << answer << std::endl;
   }
@@ -232,8 +236,8 @@ int main(int argc, char** argv) {
   } catch (const Error& error) {
     std::fprintf(stderr, "edgeqkv-run: %s\n", error.what());
     return error.exit_code;
-  } catch (const std::bad_alloc&) {
-    std::fputs("edgeqkv-run: there is not enough memory\n", stderr);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "edgeqkv-run: there is not enough memory (%s)\n", error.what());
     return kMissing;
   }
 }

@@ -27,8 +27,9 @@ int64_t Session::prefill(const std::vector<int64_t>& ids) {
     engine_->run(ids.data() + start, chunk, depth, logits_.data());
     depth += chunk;
   }
-  const auto best = std::max_element(logits_.begin(), logits_.begin() + bundle_.token_count);
-  if (!std::isfinite(*best)) throw Error("the logits after " + std::to_string(depth) + " tokens are not finite", 1);
+  const auto end = logits_.begin() + bundle_.token_count, best = std::max_element(logits_.begin(), end);
+  if (!std::all_of(logits_.begin(), end, [](float x) { return std::isfinite(x); }))
+    throw Error("the logits after " + std::to_string(depth) + " tokens are not finite", 1);
   return best - logits_.begin();
 }
 
