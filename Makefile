@@ -54,7 +54,9 @@ demo: setup
 		$(BIN)/edgeqkv generate $(DEMO)/$$model $(STORY) || exit; \
 	done
 	@echo; echo "# Side by side"
+	@rm -f $(DEMO)/results.jsonl
 	@$(BIN)/edgeqkv bench $(MODELS:%=$(DEMO)/%) --kernels stock,fused --results $(DEMO)/results.jsonl
+	@$(BIN)/edgeqkv report $(DEMO)/results.jsonl --out $(DEMO)/report.html
 
 test: setup kernels kernels-sanitize
 	$(BIN)/python -m pytest

@@ -8,7 +8,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -300,16 +300,6 @@ def _encode(tokenizer: Any, prompt: str) -> list[int]:
     if not ids:
         raise EdgeQKVError("the prompt is empty; give at least one character")
     return ids
-
-
-def _parse_kernels(text: str) -> list[str | None]:
-    from edgeqkv.bundle import Kernel
-
-    names = list(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in get_args(Kernel):
-            raise EdgeQKVError(f"--kernels takes {' and '.join(get_args(Kernel))} separated by commas, found {text!r}")
-    return [*names]
 
 
 def _parse_ids(text: str, option: str = "--ids") -> list[int]:

@@ -73,13 +73,12 @@ def _beside(bundle: Path, manifest: Manifest) -> Path | None:
             check_files(folder, other)
         except (EdgeQKVError, OSError):  # nothing that the user asked for
             continue
-        alike = [other.weights == manifest.weights, _caches(other) == _caches(manifest)]
-        same.append((-sum(alike), folder))
+        same.append((-len(set(_kinds(other)) & set(_kinds(manifest))), folder))
     return min(same)[1] if same else None
 
 
-def _caches(manifest: Manifest) -> list[tuple[str, str, str]]:
-    return [(a.runtime, a.kernel, a.cache.dtype) for a in manifest.artifacts]
+def _kinds(manifest: Manifest) -> list[tuple[str, str, str, str]]:
+    return [(a.runtime, a.kernel, a.weights.scheme, a.cache.dtype) for a in manifest.artifacts]
 
 
 def _random(manifest: Manifest, progress: Callable[[str], None]) -> Path:
@@ -89,7 +88,7 @@ def _random(manifest: Manifest, progress: Callable[[str], None]) -> Path:
     from edgeqkv.presets import random_weights
 
     config = geometry(manifest.model.config)
-    parts = asdict(config), manifest.capacity, manifest.weights.scheme, _caches(manifest), manifest.format
+    parts = asdict(config), manifest.capacity, _kinds(manifest), manifest.format
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeqkv" / "baselines"
     target = home / f"qkv-{key}"
@@ -108,7 +107,7 @@ def _random(manifest: Manifest, progress: Callable[[str], None]) -> Path:
             model,
             target,
             targets=list(dict.fromkeys(artifact.runtime for artifact in manifest.artifacts)),
-            weights=manifest.weights.scheme,
+            weights=manifest.artifacts[0].weights.scheme,
             cache=manifest.artifacts[0].cache.dtype,
             capacity=manifest.capacity,
         )

@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -54,10 +54,11 @@ def bench(
     from edgeqkv.bench.baseline import with_baselines
     from edgeqkv.bench.device import Connections
     from edgeqkv.bench.fleet import Matrix, measure_devices
-    from edgeqkv.bench.options import numbers, parse_size
+    from edgeqkv.bench.options import chosen, numbers, parse_size
     from edgeqkv.bench.program import Programs
     from edgeqkv.bench.results import append, read_results
     from edgeqkv.bench.summary import FORMATS, written
+    from edgeqkv.bundle import Kernel, Runtime
     from edgeqkv.progress import progress_bar, progress_bars
 
     if output not in FORMATS:
@@ -71,8 +72,8 @@ def bench(
     names = list(dict.fromkeys(device or ["local"]))
     budget = parse_size(ram_budget, "--ram-budget")
     matrix = Matrix(
-        runtimes=tuple(runtimes.split(",")) if runtimes else (None,),
-        kernels=tuple(kernels.split(",")) if kernels else (None,),
+        runtimes=chosen(runtimes, "--runtimes", get_args(Runtime)),
+        kernels=chosen(kernels, "--kernels", get_args(Kernel)),
         depths=tuple(numbers(depths, "--depths")) if depths is not None else None,
         threads=tuple(numbers(threads, "--threads")) if threads is not None else (None,),
         rounds=rounds,

@@ -5,18 +5,30 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from edgeqkv.bench.baseline import Subject
 from edgeqkv.bench.device import Connections, Device
-from edgeqkv.bench.measure import Bench, Outcome, Plan, Progress, Stop, Variant, cell_id, failure, make_plan, measure
+from edgeqkv.bench.measure import (
+    Bench,
+    Outcome,
+    Plan,
+    Progress,
+    Stop,
+    Variant,
+    cell_id,
+    failure,
+    make_plan,
+    measurable,
+    measure,
+)
 from edgeqkv.bench.probe import environment_script, parse_environment
-from edgeqkv.bench.program import Programs, choose_program
+from edgeqkv.bench.program import Program, Programs, choose_program
 from edgeqkv.bench.record import Environment, Failure, Record
 from edgeqkv.bundle import MANIFEST
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import file_sha256
-from edgeqkv.runtimes import matching_artifacts
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ def measure_devices(
     for subject in subjects:
         for runtime in matrix.runtimes:
             for kernel in matrix.kernels:
-                matching_artifacts(subject.folder, subject.manifest, runtime, kernel)
+                measurable(subject, runtime, kernel)
     lock, stops = threading.Lock(), {name: Stop() for name in names}
     out = Outcome([], [], [])
 
@@ -118,16 +130,13 @@ def _measure_device(
     environment = look_at(device, programs)
     with tempfile.TemporaryDirectory(prefix="edgeqkv-") as scratch:
         program = choose_program(device, environment, programs, Path(scratch))
-    variants = [
-        Variant(subject, _place(device, subject, matrix, progress), runtime, kernel)
-        for subject in subjects
-        for runtime in matrix.runtimes
-        for kernel in matrix.kernels
-    ]
+    places = [_place(device, subject, matrix, progress) for subject in subjects]
+    cells = product(zip(subjects, places, strict=True), matrix.runtimes, matrix.kernels)
+    variants = [Variant(number, *which, runtime, kernel) for number, (which, runtime, kernel) in enumerate(cells)]
     errors: list[EdgeQKVError] = []
     measured = 0
     for threads in matrix.threads:
-        bench = Bench(device, look_at(device, programs), program, stop)
+        bench = Bench(device, _as_seen(look_at(device, programs), program), program, stop)
         plan = plan_of(matrix, subjects, threads or environment.cores or 1)
         begun = _begun(bench, variants, plan, earlier)
         if begun and all(record.rounds_done >= plan.rounds for record in begun):
@@ -141,6 +150,14 @@ def _measure_device(
     return [] if measured else errors
 
 
+def _as_seen(environment: Environment, program: Program) -> Environment:
+    """Under an emulator the program does not see the processor of the machine that it runs on."""
+    if program.emulated is None:
+        return environment
+    cpu = f"{program.emulated}, emulated"
+    return replace(environment, machine=program.emulated, cpu=cpu, cpu_features=None, model=None, soc=None, clusters=None)
+
+
 def _place(device: Device, subject: Subject, matrix: Matrix, progress: Progress) -> str:
     """Where the bundle lies for the worker; sent there first, with only the files that are needed."""
     if device.folder is None:
@@ -149,7 +166,7 @@ def _place(device: Device, subject: Subject, matrix: Matrix, progress: Progress)
         artifact
         for runtime in matrix.runtimes
         for kernel in matrix.kernels
-        for artifact in matching_artifacts(subject.folder, subject.manifest, runtime, kernel)
+        for artifact in measurable(subject, runtime, kernel)
     ]
     files = {name: subject.folder / name for name in (MANIFEST, *(name for a in artifacts for name in a.files))}
     key = file_sha256(subject.folder / MANIFEST)[:16]

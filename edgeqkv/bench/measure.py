@@ -7,6 +7,7 @@ bundles stay loaded where the device has the memory; else each is loaded again f
 import hashlib
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -84,8 +85,9 @@ def make_plan(
 @dataclass(frozen=True)
 class Variant:
     """One bundle with one of its artifacts; ``place`` is where the bundle lies on the device, ``runtime`` and ``kernel`` as
-    asked for (None: the best that runs there)."""
+    asked for (None: the best that runs there). ``number`` tells it from an identical one in the same run."""
 
+    number: int
     subject: Subject
     place: str
     runtime: str | None
@@ -127,7 +129,7 @@ class Outcome:
 def cell_id(bench: Bench, variant: Variant, plan: Plan) -> str:
     """The same for the same question: what resuming goes by. More rounds are more of the same."""
     manifest = file_sha256(variant.subject.folder / MANIFEST)
-    parts = (bench.device.name, bench.program.name, manifest, variant.runtime, variant.kernel)
+    parts = (bench.device.name, bench.program.name, variant.number, manifest, variant.runtime, variant.kernel)
     sizes = (plan.depths, plan.threads, plan.prompt, plan.steps)
     return hashlib.sha256(repr((parts, sizes)).encode()).hexdigest()[:16]
 
@@ -217,13 +219,22 @@ def _fits(environment: Environment, visits: "Sequence[_Visit]") -> bool:
     return available is None or need < 0.7 * available
 
 
+def measurable(subject: Subject, runtime: str | None, kernel: str | None) -> list[Artifact]:
+    """The subject's artifacts for ``runtime`` and ``kernel``, best first, that a worker can run; at least one."""
+    found = matching_artifacts(subject.folder, subject.manifest, runtime, kernel)
+    able = [artifact for artifact in found if artifact.runtime != "coreml"]
+    if not able:
+        raise EdgeQKVError(f"{subject.folder} holds only Core ML, which bench does not measure: use Xcode's performance report")
+    return able
+
+
 class _Visit:
     """One variant's worker and what it has said so far."""
 
     def __init__(self, bench: Bench, variant: Variant, plan: Plan, earlier: Record | None) -> None:
         self.bench, self.variant, self.plan = bench, variant, plan
         manifest = variant.subject.manifest
-        self.artifact: Artifact = matching_artifacts(variant.subject.folder, manifest, variant.runtime, variant.kernel)[0]
+        self.artifact = measurable(variant.subject, variant.runtime, variant.kernel)[0]
         self.label = f"{manifest.model.variant} ({self.artifact.cache.dtype} cache, {variant.kernel or 'best kernel'})"
         self.worker: WorkerProcess | None = None
         self.loaded: dict[str, Any] = {}
@@ -245,13 +256,16 @@ class _Visit:
         self.worker = stack.enter_context(WorkerProcess(self.bench.device, self.bench.program.script, name))
         self.bench.stop.workers.append(self.worker)
         self._filled.clear()
-        asked = {"runtime": self.variant.runtime} if self.variant.runtime else {}
-        self.loaded = self.worker.ask(
-            "load", bundle=self.variant.place, kernel=self.variant.kernel, threads=self.plan.threads, **asked
-        )
-        found = self.loaded["runtime"], self.loaded["kernel"]
+        asked = {"runtime": self.artifact.runtime, "kernel": self.variant.kernel, "threads": self.plan.threads}
+        self.loaded = self.worker.ask("load", bundle=self.variant.place, **asked)
+        best, found = self.artifact.kernel, self.loaded["kernel"]
+        if found != best:
+            text = (
+                f"{self.bench.device.name}: running the {found} graph, which is slower: it has no operator for the {best} one"
+            )
+            warnings.warn(text, RuntimeWarning, stacklevel=1)  # one place, so that Python says it once
         manifest = self.variant.subject.manifest
-        self.artifact = matching_artifacts(self.variant.subject.folder, manifest, *found)[0]
+        self.artifact = matching_artifacts(self.variant.subject.folder, manifest, self.artifact.runtime, found)[0]
         self.loads.append(self.loaded["load_s"])
         self.memory.setdefault("start", Memory(**self.loaded["start"]))
         self._note_memory("loaded")
@@ -311,7 +325,7 @@ class _Visit:
             baseline=subject.baseline,
             model=manifest.model.config,
             variant=manifest.model.variant,
-            weights=manifest.weights.scheme,
+            weights=self.artifact.weights.scheme,
             cache=cache.dtype,
             capacity=manifest.capacity,
             runtime=self.loaded["runtime"],

@@ -46,3 +46,13 @@ def parse_size(text: str | None, option: str) -> int | None:
     if match is None or unit is None or float(match[1]) * unit < 1:
         raise EdgeQKVError(f"{option} takes a size like 512MiB or 2GiB, found {text!r}")
     return int(float(match[1]) * unit)
+
+
+def chosen(text: str | None, option: str, known: tuple[str, ...]) -> tuple[str | None, ...]:
+    """Names out of ``known``, separated by commas; (None,) when nothing was said."""
+    if text is None:
+        return (None,)
+    names = tuple(dict.fromkeys(text.split(",")))
+    if not set(names) <= set(known):
+        raise EdgeQKVError(f"{option} takes {' and '.join(known)} separated by commas, found {text!r}")
+    return names

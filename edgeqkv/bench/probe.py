@@ -110,7 +110,8 @@ def parse_environment(output: str, emulator: bool) -> Environment:
 def _sections(output: str) -> dict[str, list[str]]:
     sections: dict[str, list[str]] = {}
     name = ""
-    for line in output.splitlines():
+    for raw in output.splitlines():
+        line = "".join(c if c.isprintable() else " " for c in raw)  # a property may hold what a terminal would obey
         if line.startswith(_MARK):
             name = line.removeprefix(_MARK)
         elif line.strip():

@@ -36,10 +36,11 @@ class Programs:
 
 @dataclass(frozen=True)
 class Program:
-    """``script`` starts its worker on the device."""
+    """``script`` starts its worker on the device. ``emulated`` is the processor that an emulator stands for, or None."""
 
     name: str
     script: str
+    emulated: str | None = None
 
 
 def choose_program(device: Device, environment: Environment, wanted: Programs, scratch: Path) -> Program:
@@ -52,7 +53,7 @@ def choose_program(device: Device, environment: Environment, wanted: Programs, s
         if not library.is_file():
             raise EdgeQKVError(f"--library {library} does not exist; name the runtime's shared library for the device")
     machine = environment.machine
-    fitting = [runner for runner in runners if wanted.emulator or machine in elf_machines(runner)]
+    fitting = [runner for runner in runners if elf_machines(runner) and (wanted.emulator or machine in elf_machines(runner))]
     if fitting:
         libraries = [library for library in wanted.libraries if elf_machines(library) == elf_machines(fitting[0])]
         return _runner(device, fitting[0], libraries[0] if libraries else _own_library(fitting[0]), wanted.emulator)
@@ -93,11 +94,11 @@ def _runner(device: Device, runner: Path, library: Path | None, emulator: str | 
         places = {name: f"{folder}/{name}" for name in files}
     words = [*shlex.split(emulator or ""), places[runner.name], "--worker"]
     words += ["--library", places[library.name]] if library else []
-    return Program("edgeqkv-run", f"exec {shlex.join(words)}")
+    return Program("edgeqkv-run", f"exec {shlex.join(words)}", elf_machines(runner)[0] if emulator else None)
 
 
 def _python(device: Device, python: str | None, scratch: Path) -> Program:
-    worker = "-m edgeqkv.bench.worker"
+    worker = "-P -m edgeqkv.bench.worker"  # -P: not an edgeqkv/ folder that happens to be in the current one
     if device.folder is None:
         return Program(PYTHON, f"exec {shlex.quote(python or sys.executable)} {worker}")
     python = python or "python3"

@@ -75,18 +75,18 @@ def notes(records: Sequence[Record]) -> list[str]:
 
 
 def name(record: Record) -> str:
-    return f"{record.variant}, {record.weights} / {record.cache}, {record.kernel}"
+    return f"{record.variant}, {record.weights} / {record.cache}, {record.runtime} {record.kernel}"
 
 
 def _ids(records: Sequence[Record]) -> str:
     rows = [[name(record), mib(record.cache_bytes, 2), " ".join(map(str, record.greedy_ids))] for record in records]
-    return table(["variant, weights / cache, kernel", "cache MiB", "ids after 1 2 3"], rows)
+    return table(["variant, weights / cache, runtime", "cache MiB", "ids after 1 2 3"], rows)
 
 
 def _side_by_side(records: Sequence[Record]) -> str:
     depth = records[0].decode[-1].depth
     header = [
-        "variant, weights / cache, kernel",
+        "variant, weights / cache, runtime",
         "cache MiB",
         "peak RSS MiB",
         "private MiB",

@@ -2,7 +2,7 @@
 
 Requests: {"do": "load", "bundle": DIR, "runtime": R, "kernel": K, "threads": N}, {"do": "greedy", "ids": [..], "tokens": N},
 {"do": "first_token", "tokens": N}, {"do": "fill", "depth": D}, {"do": "prefill", "depth": D, "tokens": N}, {"do": "decode",
-"depth": D, "steps": N}, {"do": "memory"}. R and K may be null: the bundle's best. It imports no more than an app would: no
+"depth": D, "steps": N}, {"do": "memory"}. K may be null: the best that runs here. It imports no more than an app would: no
 torch, no command line.
 """
 
@@ -36,11 +36,11 @@ class Worker:
             raise edgeqkv.EdgeQKVError("no bundle is loaded")
         return self._session
 
-    def load(self, bundle: str, kernel: str | None, threads: int, runtime: str | None = None) -> dict[str, Any]:
+    def load(self, bundle: str, runtime: str, kernel: str | None, threads: int) -> dict[str, Any]:
         """Seconds from the files to a session; the sha256 check is not timed, the caller has done it."""
         before = memory_of_this_process()
         start = time.perf_counter()
-        self._session = edgeqkv.open(bundle, runtime=runtime, kernel=kernel, threads=threads, check=False)
+        self._session = edgeqkv.open(bundle, runtime, kernel, threads, check=False)
         seconds = time.perf_counter() - start
         artifact = self._session.artifact
         return {

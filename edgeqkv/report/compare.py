@@ -3,8 +3,8 @@
 A round visits every variant once; what slows the machine for a moment slows a whole visit, so that forty samples of five rounds
 are five observations, not forty. A rank test over all of them would call two identical bundles different. Each round gives one
 ratio of medians instead, the two measured within seconds of each other, and Student's t over the logarithms of these ratios
-gives an interval. Of a difference we ask both that the 99 % interval leaves out 1 and that it is more than 3 %: two processes
-of the same program differ by some percent for as long as they live, by where their memory lies.
+gives an interval. Of a difference we ask that the whole 99 % interval lies beyond 3 %: two processes of the same program differ
+by some percent for as long as they live, by where their memory lies.
 """
 
 import math
@@ -30,7 +30,7 @@ class Ratio:
 
     @property
     def differs(self) -> bool:
-        return (self.low > 1 or self.high < 1) and abs(self.value - 1) > SMALLEST
+        return self.low > 1 + SMALLEST or self.high < 1 / (1 + SMALLEST)
 
 
 def speed_ratio(baseline: Timing, variant: Timing, rounds: int) -> Ratio | None:

@@ -162,7 +162,7 @@ def _savings(run: Sequence[Record]) -> Table:
             quality = f"{parity.perplexity:.2f} ({perplexity_percent(parity):+.2f} % by the export), "
             quality += "passed" if parity.passed else "FAILED"
         rows.append((name(record), saved, peak_saved, speed, quality))
-    return Table(("variant, weights / cache, kernel", "cache", "peak memory", "decode speed", "perplexity"), tuple(rows))
+    return Table(("variant, weights / cache, runtime", "cache", "peak memory", "decode speed", "perplexity"), tuple(rows))
 
 
 def _memory(run: Sequence[Record], budget: int | None) -> Table:
@@ -184,7 +184,7 @@ def _memory(run: Sequence[Record], budget: int | None) -> Table:
 
 def _speed(run: Sequence[Record]) -> Table:
     depths = sorted({timing.depth for record in run for timing in record.decode})
-    header = ["variant, weights / cache, kernel", "load ms", "first token ms"]
+    header = ["variant, weights / cache, runtime", "load ms", "first token ms"]
     header += [f"ms/token at {depth:,}: p50 p90 p99" for depth in depths]
     header += [f"prefill tokens/s to {depth:,}" for depth in depths]
     rows = []
@@ -207,7 +207,7 @@ def _devices(sections: Sequence[Section]) -> Table:
             last = record.decode[-1] if record.decode else None
             speed = f"{last.tokens_per_s:,.0f} at {last.depth:,}" if last else "not measured"
             rows.append((section.title, name(record), _mib(peak(record)), speed))
-    return Table(("device", "variant, weights / cache, kernel", "peak RSS MiB", "decode tokens/s"), tuple(rows))
+    return Table(("device", "variant, weights / cache, runtime", "peak RSS MiB", "decode tokens/s"), tuple(rows))
 
 
 def _method(records: Sequence[Record]) -> Table:

@@ -35,7 +35,7 @@ _HOW = (
     "Each bundle runs in a process of its own; every round visits all of them before it repeats. Weights in the memory plot "
     "are what the files take, cache is the filled rows, rest is what is left of the measured peak: the runtime, its "
     "activations and its copies of weights. Speed ratios are of round medians, with a 99 % interval from Student's t over the "
-    "rounds; a difference is called one when the interval leaves out 1 and it is more than 3 %."
+    "rounds; a difference is called one when the whole interval lies beyond 3 %."
 )
 
 

@@ -93,7 +93,8 @@ def capacity_plot(records: Sequence[Record], budget: int | None, prefix: str) ->
 
 
 def _label(record: Record) -> str:
-    return name(record)
+    text = name(record)
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _legend(axes: Any) -> None:

@@ -83,6 +83,11 @@ def test_a_phone():
     assert (v.battery_percent, v.battery_status, v.on_mains) == (77, "Discharging", False)
 
 
+def test_a_property_cannot_speak_to_the_terminal():
+    e = parse_environment("@@ machine\naarch64\x1b[2J\x07\n", emulator=False)
+    assert e.machine == "aarch64 [2J"
+
+
 def test_silence_is_null_everywhere():
     e = parse_environment("", emulator=False)
     assert {name for name, value in vars(e).items() if value is not None} == {"emulated"}
