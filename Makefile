@@ -11,7 +11,7 @@ STORY := --prompt "Once upon a time there was a little princess" --tokens 120 --
 NATIVE := $(shell find runtimes -name CMakeLists.txt -o -name '*.cc' -o -name '*.h')
 ORT_HEADERS := build/onnxruntime-headers
 
-.PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 check-ort-api lint format \
+.PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 runner-aarch64 check-ort-api lint format \
 	bench bench-prefill bench-8k bench-attention bench-bundles clean
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make kernels          build the C++ attention kernel and run its tests (part of make test)"
 	@echo "make kernels-sanitize the same with address and undefined-behaviour sanitizers (part of make test)"
 	@echo "make kernels-aarch64  cross-build it and run its tests under qemu-user, without and with the dot product"
+	@echo "make runner-aarch64   cross-build edgeqkv-run, to bench it under qemu-user (ids only)"
 	@echo "make count-aarch64    instructions that the kernel executes per token and layer on aarch64"
 	@echo "make lint             ruff and mypy"
 	@echo "make format           let ruff format the code"
@@ -88,6 +89,13 @@ kernels-aarch64: build-aarch64
 count-aarch64: build-aarch64
 	@command -v cc >/dev/null || { echo "this needs the Debian package gcc: apt-get install gcc" >&2; exit 3; }
 	@sh runtimes/kernels/bench/count_aarch64.sh build/kernels-aarch64
+
+# What tests/bench/test_emulated.py measures nothing with, and compares ids.
+runner-aarch64: setup
+	@command -v cmake >/dev/null && command -v aarch64-linux-gnu-g++ >/dev/null \
+		|| { echo "this needs the Debian packages cmake and g++-aarch64-linux-gnu:" \
+			"apt-get install cmake g++-aarch64-linux-gnu" >&2; exit 3; }
+	@sh runtimes/run/aarch64.sh build/runner-aarch64 $(BIN)/python
 
 # The header is ONNX Runtime's (MIT), from an npm package that carries it; ONNXRUNTIME_INCLUDE_DIR names another place.
 check-ort-api:

@@ -43,9 +43,7 @@ class Device:
         """Its stdout; ``source`` is a file for its stdin; ``what`` says in an error what was being done."""
         try:
             with open(source or "/dev/null", "rb") as stdin:
-                done = subprocess.run(
-                    [*self.transport, script], stdin=stdin, capture_output=True, timeout=seconds, start_new_session=True
-                )
+                done = subprocess.run([*self.transport, script], stdin=stdin, capture_output=True, timeout=seconds)
         except subprocess.TimeoutExpired as error:
             raise EdgeQKVError(f"{self.name}: {what} took more than {seconds} s; is the device awake and reachable?") from error
         if done.returncode:

@@ -4,6 +4,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -80,7 +81,13 @@ def measure_devices(
     def work(name: str) -> None:
         try:
             device = connections.open(name)
-            errors = _measure_device(device, subjects, matrix, programs, stops[name], earlier, progress(name), keep)
+            try:
+                errors = _measure_device(device, subjects, matrix, programs, stops[name], earlier, progress(name), keep)
+            except EdgeQKVError:
+                if clean:
+                    with suppress(EdgeQKVError):  # the first error is the one to tell
+                        device.clean()
+                raise
             if clean:
                 device.clean()
         except EdgeQKVError as error:

@@ -47,9 +47,10 @@ def machine(record: Record) -> str:
 def summary(records: Sequence[Record], budget: int | None = None) -> str:
     """One run: memory and decode speed side by side first, then what is behind it, then each record against the first."""
     first, environment = records[0], records[0].environment
+    runtimes = ", ".join(dict.fromkeys(f"{RUNTIMES.get(r.runtime, r.runtime)} {r.runtime_version}" for r in records))
     lines = [
-        f"{machine(first)}, {environment.cores} cores, {environment.kernel}, {first.device}; {RUNTIMES[first.runtime]} "
-        f"{first.runtime_version} in {first.program}, {first.threads} threads, "
+        f"{machine(first)}, {environment.cores or 'unknown'} cores, {environment.kernel or 'unknown system'}, {first.device}; "
+        f"{runtimes} in {first.program}, {first.threads} threads, "
         + ("emulated, so nothing is timed" if environment.emulated else f"{first.rounds_done} rounds of {first.steps} tokens")
         + ", interleaved"
     ]

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -20,15 +19,8 @@ pytestmark = pytest.mark.skipif(shutil.which("adb") is None, reason="needs Debia
 
 
 @pytest.fixture
-def adb(tmp_path_factory, monkeypatch):
-    """An adb server of the test's own, with keys of its own; yields what starts a device."""
-    home = tmp_path_factory.mktemp("home")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
-    subprocess.run(["adb", "start-server"], check=True, capture_output=True)
+def adb(adb_server):
+    """Starts a device."""
     started = []
 
     def start(state="device", **environment):
@@ -36,7 +28,6 @@ def adb(tmp_path_factory, monkeypatch):
         return started[-1]
 
     yield start
-    subprocess.run(["adb", "kill-server"], check=True, capture_output=True)
     for one in started:
         one.vanish()
 
