@@ -305,7 +305,8 @@ class _Visit:
         split = split_memory(
             self.memory, self.weights_bytes, self.loaded["cache_bytes"], manifest.capacity, plan.depths[-1] + plan.steps
         )
-        parity = [p for p in manifest.parity if (p.runtime, p.kernel) == (self.artifact.runtime, self.artifact.kernel)]
+        ours = (self.artifact.runtime, self.artifact.kernel, "runtime")
+        parity = [p for p in manifest.parity if (p.runtime, p.kernel, p.executor) == ours]
         return Record(
             schema=SCHEMA,
             kind="measurement",

@@ -15,7 +15,9 @@ from edgeqkv.report.content import content
 from edgeqkv.report.markdown import markdown
 from edgeqkv.report.page import page
 
-PARITY = ParityRecord("onnx", "fused", "1.31.1", "0" * 64, "sample", 100, 0.1, 1e-4, 0.99, 10, 10, 30.0, 30.3, {}, True)
+PARITY = ParityRecord(
+    "onnx", "fused", "runtime", "1.31.1", "0" * 64, "sample", 100, 0.1, 1e-4, 0.99, 10, 10, 30.0, 30.3, {}, True
+)
 
 
 def pair(**changes):
