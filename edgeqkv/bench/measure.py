@@ -4,6 +4,7 @@ Machines drift, so two variants are compared only within one round-robin: each r
 bundles stay loaded where the device has the memory; else each is loaded again for each of its visits.
 """
 
+import functools
 import hashlib
 import threading
 import uuid
@@ -226,6 +227,11 @@ def measurable(subject: Subject, runtime: str | None, kernel: str | None) -> lis
     if not able:
         raise EdgeQKVError(f"{subject.folder} holds only Core ML, which bench does not measure: use Xcode's performance report")
     return able
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=1)
 
 
 class _Visit:

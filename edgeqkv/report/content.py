@@ -101,12 +101,13 @@ def verdict(record: Record, base: Record) -> str:
     if ours is None or theirs is None:
         memory = f"keeps {_amount(cache)} cache than {base_name}{shared}"
     else:
-        memory = f"needs {_amount(theirs - ours)} memory at its peak than {base_name}{shared}, {_amount(cache)} of cache"
+        saved = f"{_amount(theirs - ours)} memory at its peak ({_amount(cache)} cache)"
+        memory = f"needs {saved} than {base_name}{shared}"
     ratio = speed_ratio(base.decode[-1], record.decode[-1], record.rounds_done)
     if ratio is None:
         speed = "its speed was not measured often enough to compare"
     elif not ratio.differs:
-        speed = f"no difference in decoding speed was found ({_interval(ratio.value, ratio.low, ratio.high)} times)"
+        speed = f"no difference in decoding speed could be shown ({_interval(ratio.value, ratio.low, ratio.high)} times)"
     else:
         word = "faster" if ratio.value > 1 else "slower"
         value, low, high = (
@@ -154,7 +155,7 @@ def _savings(run: Sequence[Record]) -> Table:
             times = zip(record.decode[-1:], base.decode[-1:], strict=True)
             ratio = next((speed_ratio(b, r, record.rounds_done) for r, b in times), None)
             speed = "not measured" if ratio is None else f"{ratio.value:.2f} × ({ratio.low:.2f} to {ratio.high:.2f})"
-            speed += "" if ratio is None or ratio.differs else ", no difference"
+            speed += "" if ratio is None or ratio.differs else ", not shown"
         quality = "not verified"
         if record.baseline == "random weights":
             quality = "random weights"
