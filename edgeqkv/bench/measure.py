@@ -266,10 +266,7 @@ class _Visit:
         self.loaded = self.worker.ask("load", bundle=self.variant.place, **asked)
         best, found = self.artifact.kernel, self.loaded["kernel"]
         if found != best:
-            text = (
-                f"{self.bench.device.name}: running the {found} graph, which is slower: it has no operator for the {best} one"
-            )
-            warnings.warn(text, RuntimeWarning, stacklevel=1)  # one place, so that Python says it once
+            _warn_once(f"{self.bench.device.name}: running the {found} graph, which is slower: no operator for the {best} one")
         manifest = self.variant.subject.manifest
         self.artifact = matching_artifacts(self.variant.subject.folder, manifest, self.artifact.runtime, found)[0]
         self.loads.append(self.loaded["load_s"])
