@@ -11,8 +11,8 @@ STORY := --prompt "Once upon a time there was a little princess" --tokens 120 --
 NATIVE := $(shell find runtimes -name CMakeLists.txt -o -name '*.cc' -o -name '*.h')
 ORT_HEADERS := build/onnxruntime-headers
 
-.PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 runner-aarch64 check-ort-api lint format \
-	bench bench-prefill bench-8k bench-attention bench-bundles clean
+.PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 runner-aarch64 \
+	check-ort-api lint format bench bench-prefill bench-8k bench-attention bench-bundles clean
 
 help:
 	@echo "make demo             set up, then export, verify, run and compare the models in models/"
@@ -56,7 +56,9 @@ demo: setup
 		$(BIN)/edgeqkv generate $(DEMO)/$$model $(STORY) || exit; \
 	done
 	@echo; echo "# Side by side"
+	@rm -f $(DEMO)/results.jsonl
 	@$(BIN)/edgeqkv bench $(MODELS:%=$(DEMO)/%) --kernels stock,fused --results $(DEMO)/results.jsonl
+	@$(BIN)/edgeqkv report $(DEMO)/results.jsonl --out $(DEMO)/report.html
 
 test: setup kernels kernels-sanitize
 	$(BIN)/python -m pytest
@@ -92,7 +94,7 @@ count-aarch64: build-aarch64 runner-aarch64 bench-bundles
 	@echo; $(BIN)/python -m edgeqkv.bench.instructions build/runner-aarch64 $(BENCH)/qkv-fp32:stock $(BENCH)/q-kv-int8:fused \
 		$(BENCH)/q-mqa-int8:fused
 
-# What tests/bench/test_emulated.py measures nothing with, and compares ids.
+# For emulated devices, whose ids are compared and whose instructions are counted.
 runner-aarch64: setup
 	@command -v cmake >/dev/null && command -v aarch64-linux-gnu-g++ >/dev/null \
 		|| { echo "this needs the Debian packages cmake and g++-aarch64-linux-gnu:" \

@@ -8,12 +8,14 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import edgeqkv
+from edgeqkv.bench.cli import bench, devices
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.report.cli import report
 
 if TYPE_CHECKING:
     from edgeqkv.bundle import ParityRecord
@@ -284,42 +286,9 @@ def generate(
         sys.stdout.write("\n")
 
 
-@app.command()
-def bench(
-    bundles: Annotated[list[Path], typer.Argument(help="Bundles to compare; the first one is the baseline.")],
-    device: Annotated[str, typer.Option(help="local")] = "local",
-    kernels: Annotated[
-        str | None, typer.Option(help="fused, stock, or both separated by a comma; by default each bundle's best.")
-    ] = None,
-    depths: Annotated[str | None, typer.Option(help="Filled positions to decode at, separated by commas.")] = None,
-    threads: Annotated[int | None, typer.Option(help="By default one for each core.")] = None,
-    rounds: Annotated[int, typer.Option(help="Times that every cell is visited.")] = 5,
-    steps: Annotated[int, typer.Option(help="Tokens measured at each visit.")] = 8,
-    prompt: Annotated[int, typer.Option(help="Tokens of the prompt, and of a prefill that ends at each depth.")] = 128,
-    results: Annotated[Path | None, typer.Option("--results", help="Append the raw records here, as JSON lines.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure memory and latency, all bundles in turn in one run."""
-    from edgeqkv.bench.measure import measure
-    from edgeqkv.bench.summary import summary
-    from edgeqkv.progress import progress_bar
-
-    wanted = _parse_ids(depths, "--depths") if depths is not None else None
-    chosen = _parse_kernels(kernels) if kernels is not None else [None]
-    if results is not None and not results.resolve().parent.is_dir():  # before minutes of measuring, not after
-        raise EdgeQKVError(f"cannot write {results}: the folder {results.parent} does not exist")
-    with progress_bar("bench") as update:
-        records = measure(bundles, device, chosen, wanted, threads, rounds, steps, prompt, update)
-    if as_json:
-        _print_json(records)
-    else:
-        print(summary(records))
-    if results is not None:
-        try:
-            with results.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(dataclasses.asdict(record)) + "\n" for record in records)
-        except OSError as error:
-            raise EdgeQKVError(f"cannot write {results}: {error.strerror}") from error
+app.command()(bench)
+app.command()(devices)
+app.command()(report)
 
 
 def _encode(tokenizer: Any, prompt: str) -> list[int]:
@@ -331,16 +300,6 @@ def _encode(tokenizer: Any, prompt: str) -> list[int]:
     if not ids:
         raise EdgeQKVError("the prompt is empty; give at least one character")
     return ids
-
-
-def _parse_kernels(text: str) -> list[str | None]:
-    from edgeqkv.bundle import Kernel
-
-    names = list(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in get_args(Kernel):
-            raise EdgeQKVError(f"--kernels takes {' and '.join(get_args(Kernel))} separated by commas, found {text!r}")
-    return [*names]
 
 
 def _parse_ids(text: str, option: str = "--ids") -> list[int]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import os
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -26,3 +27,12 @@ def native_library(name: str) -> Path:
     except OSError as error:
         raise MissingPackage(f"the compiled kernel does not load ({error}); install edgeqkv again on this machine") from error
     return path
+
+
+def native_program(name: str) -> Path | None:
+    """Where the executable ``name`` (its path in the package) lies, or None if this installation has none."""
+    try:
+        path = Path(str(distribution("edgeqkv").locate_file(f"edgeqkv/{name}")))
+    except PackageNotFoundError:
+        return None
+    return path if os.access(path, os.X_OK) else None

@@ -1,21 +1,36 @@
 """Progress on stderr for anything that takes more than a few seconds; silent when stderr is not a terminal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
+Update = Callable[[str, int, int], None]
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar(title: str) -> Iterator[Update]:
     """Yields ``update(what, done, total)``; shows the share done and the time that is left."""
+    with progress_bars([title]) as bars:
+        yield bars[title]
+
+
+@contextmanager
+def progress_bars(titles: Sequence[str]) -> Iterator[dict[str, Update]]:
+    """One bar for each of several things that go on at once; see :func:`progress_bar`."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
 
-        def update(what: str, done: int, total: int) -> None:
-            bar.update(task, description=f"{title}: {what}" if what else title, completed=done, total=total)
+        def updater(title: str) -> Update:
+            task = shown.add_task(escape(title), total=None)
 
-        yield update
+            def update(what: str, done: int, total: int) -> None:
+                text = escape(f"{title}: {what}" if what else title)
+                shown.update(task, description=text, completed=done, total=total or None)
+
+            return update
+
+        yield {title: updater(title) for title in titles}

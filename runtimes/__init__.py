@@ -50,11 +50,7 @@ def choose_artifact(folder: Path, manifest: Manifest, runtime: str | None, kerne
 
     A warning says so when a better one had to be passed over; :class:`MissingPackage` when none is left.
     """
-    found = [a for a in manifest.artifacts if runtime in (None, a.runtime) and kernel in (None, a.kernel)]
-    if not found:
-        have = ", ".join(f"{a.runtime} ({a.kernel} kernel)" for a in manifest.artifacts)
-        asked = f"the runtime {runtime or 'any'!r}" + (f" with the kernel {kernel!r}" if kernel else "")
-        raise EdgeQKVError(f"{folder} holds nothing for {asked}; it was exported for: {have}")
+    found = matching_artifacts(folder, manifest, runtime, kernel)
     missing: MissingPackage | None = None
     for artifact in found:
         try:
@@ -68,3 +64,13 @@ def choose_artifact(folder: Path, manifest: Manifest, runtime: str | None, kerne
             warnings.warn(text, RuntimeWarning, stacklevel=1)  # one place, so that Python says it once
         return artifact
     raise MissingPackage(f"{folder} cannot run here: {missing}")
+
+
+def matching_artifacts(folder: Path, manifest: Manifest, runtime: str | None, kernel: str | None) -> list[Artifact]:
+    """Those for ``runtime`` and ``kernel`` (None: any), best first, whether they can run here or not; at least one."""
+    found = [a for a in manifest.artifacts if runtime in (None, a.runtime) and kernel in (None, a.kernel)]
+    if not found:
+        have = ", ".join(f"{a.runtime} ({a.kernel} kernel)" for a in manifest.artifacts)
+        asked = f"the runtime {runtime or 'any'!r}" + (f" with the kernel {kernel!r}" if kernel else "")
+        raise EdgeQKVError(f"{folder} holds nothing for {asked}; it was exported for: {have}")
+    return found

@@ -1,6 +1,8 @@
 """What several tests need: the golden checkpoints, tiny random models, and the command line as a function."""
 
-from collections.abc import Callable
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -133,3 +135,16 @@ def one_sentence(outcome: Outcome) -> str:
     assert len(lines) == 1, outcome.err
     assert lines[0].startswith("edgeqkv: ")
     return lines[0]
+
+
+@pytest.fixture
+def adb_server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An adb server of the test's own, on a port of its own and with keys of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+    subprocess.run(["adb", "start-server"], check=True, capture_output=True)
+    yield
+    subprocess.run(["adb", "kill-server"], check=True, capture_output=True)

@@ -1,69 +1,133 @@
-"""What one run says of one bundle: raw samples, memory by phase, and everything about the machine that can be read."""
+"""The published record: what one run says of one bundle, raw samples and everything that can be read about the machine.
 
-import os
-import platform
+One JSON object a line; ``record.schema.json`` is made from these classes by :mod:`edgeqkv.bench.schema`. Sizes are bytes, times
+seconds, frequencies kHz, temperatures 1/1000 °C. What could not be read is None.
+"""
+
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
-SCHEMA = 1
+from edgeqkv.bench.memory import Memory
+from edgeqkv.bundle import ParityRecord
+from edgeqkv.config import ModelConfig
+
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of the measuring process, from the kernel's own accounts; None where they cannot be read.
+class Cluster:
+    """Cores that share a maximal frequency: the big and the little ones of a phone."""
 
-    ``private`` is what would come back if the process ended; ``rss`` counts the mapped weight file as well, whose pages the
-    kernel can drop.
-    """
-
-    peak_rss: int | None
-    rss: int | None
-    pss: int | None
-    private: int | None
+    cores: int
+    max_khz: int
 
 
 @dataclass(frozen=True)
 class Environment:
-    """The machine, before the run. Unreadable is None."""
+    """The machine, before the run. ``machine`` is what uname says; ``affinity`` the cores that a process may use."""
 
-    machine: str
+    machine: str | None
+    model: str | None
+    soc: str | None
     cpu: str | None
+    cpu_features: tuple[str, ...] | None
     cores: int | None
+    clusters: tuple[Cluster, ...] | None
     memory_bytes: int | None
-    system: str
-    governor: str | None
-    frequency_khz: int | None
-    temperature_millicelsius: int | None
-    python: str
+    memory_available_bytes: int | None
+    disk_free_bytes: int | None
+    os: str | None
+    kernel: str | None
+    governors: tuple[str, ...] | None
+    affinity: str | None
+    boot_id: str | None
     emulated: bool
 
 
 @dataclass(frozen=True)
+class Vitals:
+    """What moves during a run. ``limits_khz`` is what the system allows each core at that moment, lower when it is hot."""
+
+    frequencies_khz: tuple[int, ...] | None
+    limits_khz: tuple[int, ...] | None
+    temperatures: dict[str, int] | None
+    battery_percent: int | None
+    battery_status: str | None
+    on_mains: bool | None
+
+
+@dataclass(frozen=True)
 class Timing:
-    """Raw samples in seconds. ``tokens`` is what one sample covers; ``depth`` the filled positions when it began."""
+    """Raw samples. ``tokens`` is what one sample covers, ``depth`` the filled positions when it began.
+
+    The samples are in the order of the rounds, as many for each round. Quantiles are nearest-rank, so that each occurred.
+    """
 
     depth: int
     tokens: int
     seconds: tuple[float, ...]
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    tokens_per_s: float
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
 
-    def quantile(self, percent: int) -> float:
-        """Nearest-rank quantile, so that it is a sample that occurred."""
-        ranked = sorted(self.seconds)
-        return ranked[max(0, -(-percent * len(ranked) // 100) - 1)]
+
+def timing(depth: int, tokens: int, seconds: tuple[float, ...]) -> Timing:
+    """A :class:`Timing` with its quantiles; ``tokens_per_s`` is by the median."""
+    p50, p90, p99 = (quantile(seconds, percent) for percent in (50, 90, 99))
+    return Timing(depth, tokens, seconds, p50, p90, p99, tokens / statistics.median(seconds))
+
+
+def quantile(samples: tuple[float, ...], percent: int) -> float:
+    ranked = sorted(samples)
+    return ranked[max(0, -(-percent * len(ranked) // 100) - 1)]
+
+
+@dataclass(frozen=True)
+class MemorySplit:
+    """The peak of memory in three parts.
+
+    ``weights`` is what the files take on disk, ``cache`` the rows that had been filled, ``rest`` all else: the runtime, its
+    activations, the copies of weights that it makes. The kernel does not tell these apart; only the sum is measured.
+    """
+
+    weights: int
+    cache: int
+    rest: int
 
 
 @dataclass(frozen=True)
 class Record:
+    """One bundle on one device in one interleaved run: records are compared with each other when ``run`` is the same.
+
+    ``rounds_done`` is below ``rounds`` when the run was interrupted; a later record of the same ``run`` and ``cell`` then takes
+    its place. ``baseline`` says where a QKV bundle came from when it is the baseline: "given", "found" beside the others, or
+    "random weights". ``interleaving`` is "resident" when all bundles stay loaded, "reloaded" when the device has no memory for
+    that. On an emulated device nothing is timed: only ``greedy_ids``, the continuation of 1, 2, 3, means anything.
+    """
+
     schema: int
+    kind: Literal["measurement"]
+    run: str
+    cell: str
+    time: str
     device: str
     environment: Environment
+    vitals: tuple[Vitals, ...]
+    throttled: bool | None
+    edgeqkv: str
+    git_commit: str | None
+    program: str
+    packages: dict[str, str]
     bundle: str
-    manifest_sha256: str
+    bundle_sha256: str
+    baseline: Literal["given", "found", "random weights"] | None
+    model: ModelConfig
     variant: str
     weights: str
     cache: str
@@ -72,77 +136,75 @@ class Record:
     runtime_version: str
     kernel: str
     threads: int
-    load_s: float
-    first_token: Timing
+    steps: int
+    rounds: int
+    rounds_done: int
+    cool_down_s: float
+    interleaving: Literal["resident", "reloaded"]
+    load_s: tuple[float, ...]
+    first_token: Timing | None
     prefill: tuple[Timing, ...]
     decode: tuple[Timing, ...]
     memory: dict[str, Memory]
+    memory_split: MemorySplit | None
     cache_bytes: int
     cache_bytes_analytic: int
+    cache_bytes_per_position: int
     weights_bytes: int
+    greedy_ids: tuple[int, ...]
+    parity: ParityRecord | None
 
 
-def memory_of_this_process() -> Memory:
-    try:
-        status = _kib_fields("/proc/self/status")
-        rollup = _kib_fields("/proc/self/smaps_rollup")
-    except OSError:
-        return Memory(None, None, None, None)
-    return Memory(
-        peak_rss=status.get("VmHWM"),
-        rss=rollup.get("Rss"),
-        pss=rollup.get("Pss"),
-        private=rollup.get("Private_Dirty", 0) + rollup.get("Private_Clean", 0),
-    )
+@dataclass(frozen=True)
+class Failure:
+    """What could not be measured, and why. ``bundle`` is None when it was the device."""
+
+    schema: int
+    kind: Literal["failure"]
+    run: str
+    time: str
+    device: str
+    bundle: str | None
+    message: str
 
 
-def environment() -> Environment:
-    cpu0 = "/sys/devices/system/cpu/cpu0/cpufreq"
-    frequency, temperature = _line(f"{cpu0}/scaling_cur_freq"), _line("/sys/class/thermal/thermal_zone0/temp")
-    return Environment(
-        machine=platform.machine(),
-        cpu=_cpu_name(),
-        cores=os.cpu_count(),
-        memory_bytes=_total_memory(),
-        system=f"{platform.system()} {platform.release()}",
-        governor=_line(f"{cpu0}/scaling_governor"),
-        frequency_khz=int(frequency) if frequency else None,
-        temperature_millicelsius=int(temperature) if temperature else None,
-        python=platform.python_version(),
-        emulated=False,
-    )
-
-
-def _total_memory() -> int | None:
-    try:
-        return _kib_fields("/proc/meminfo").get("MemTotal")
-    except OSError:
+def split_memory(memory: dict[str, Memory], weights: int, cache: int, capacity: int, filled: int) -> MemorySplit | None:
+    """Divide the highest peak of any phase; ``filled`` of the cache's ``capacity`` positions have been written by then."""
+    peaks = [phase.peak_rss for phase in memory.values() if phase.peak_rss is not None]
+    if not peaks:
         return None
+    used = cache * min(filled, capacity) // capacity
+    resident = min(weights, max(0, max(peaks) - used))  # a mapped file need not be in memory as a whole
+    return MemorySplit(resident, used, max(0, max(peaks) - used - resident))
 
 
-def _cpu_name() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    for line in lines:
-        if line.startswith(("model name", "Model")):
-            return line.split(":", 1)[1].strip()
-    return None
+def largest_capacity(record: Record, budget: int) -> int | None:
+    """Positions whose cache fits in ``budget`` bytes beside all else that was measured; None when nothing was.
 
-
-def _kib_fields(path: str) -> dict[str, int]:
-    """Fields of a /proc file that are given in kB (KiB), in bytes."""
-    fields = {}
-    for line in Path(path).read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if rest.endswith(" kB"):
-            fields[name] = int(rest.split()[0]) * 1024
-    return fields
-
-
-def _line(path: str) -> str | None:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
+    Never more than the model has positions; 0 when the rest alone does not fit.
+    """
+    if record.memory_split is None:
         return None
+    left = budget - record.memory_split.weights - record.memory_split.rest
+    return max(0, min(record.model.n_positions, left // record.cache_bytes_per_position))
+
+
+def has_throttled(vitals: tuple[Vitals, ...]) -> bool | None:
+    """Whether the machine got slower while it was measured; None when it says nothing about that.
+
+    A governor moves the frequency of an idle core freely, so the first reading, taken before the load, counts only for
+    temperatures and limits. Throttled is: a limit fell, the fastest core at work lost more than a tenth, or a sensor rose by
+    more than 15 °C.
+    """
+    if len(vitals) < 2:
+        return None
+    first, last = vitals[0], vitals[-1]
+    signs = []
+    if first.limits_khz and last.limits_khz:
+        signs.append(any(min(v.limits_khz or (0,)) < min(first.limits_khz) for v in vitals[1:] if v.limits_khz))
+    busy = [max(v.frequencies_khz) for v in vitals[1:] if v.frequencies_khz]
+    if len(busy) > 1:
+        signs.append(min(busy[1:]) < 0.9 * busy[0])
+    if first.temperatures and last.temperatures:
+        signs.append(any(last.temperatures.get(zone, value) - value > 15_000 for zone, value in first.temperatures.items()))
+    return any(signs) if signs else None

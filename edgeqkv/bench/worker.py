@@ -1,21 +1,25 @@
 """The process that is measured: holds one bundle, takes one JSON request a line on stdin, answers one on stdout.
 
-Requests: {"do": "load", "bundle": DIR, "runtime": R, "kernel": K, "threads": N}, {"do": "first_token", "tokens": N},
-{"do": "fill", "depth": D}, {"do": "prefill", "depth": D, "tokens": N}, {"do": "decode", "depth": D, "steps": N},
-{"do": "memory"}. It imports no more than an app would: no torch, no command line.
+Requests: {"do": "load", "bundle": DIR, "runtime": R, "kernel": K, "threads": N}, {"do": "greedy", "ids": [..], "tokens": N},
+{"do": "first_token", "tokens": N}, {"do": "fill", "depth": D}, {"do": "prefill", "depth": D, "tokens": N}, {"do": "decode",
+"depth": D, "steps": N}, {"do": "memory"}. K may be null: the best that runs here. It imports no more than an app would: no
+torch, no command line.
 """
 
+import contextlib
 import dataclasses
 import json
+import platform
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 import edgeqkv
-from edgeqkv.bench.record import memory_of_this_process
+from edgeqkv.bench.memory import memory_of_this_process
 from edgeqkv.session import Session
 
 WARM_UP_STEPS = 2
@@ -32,7 +36,7 @@ class Worker:
             raise edgeqkv.EdgeQKVError("no bundle is loaded")
         return self._session
 
-    def load(self, bundle: str, runtime: str, kernel: str, threads: int) -> dict[str, Any]:
+    def load(self, bundle: str, runtime: str, kernel: str | None, threads: int) -> dict[str, Any]:
         """Seconds from the files to a session; the sha256 check is not timed, the caller has done it."""
         before = memory_of_this_process()
         start = time.perf_counter()
@@ -46,7 +50,13 @@ class Worker:
             "runtime_version": self._session.runtime_version,
             "kernel": artifact.kernel,
             "cache_bytes": self._session.cache_bytes,
+            "packages": {"python": platform.python_version(), **_versions("numpy", "onnxruntime", "executorch")},
         }
+
+    def greedy(self, ids: list[int], tokens: int) -> dict[str, Any]:
+        """The greedy continuation of a prompt: what two devices must agree on."""
+        self.session.reset()
+        return {"ids": list(self.session.generate(ids, limit=tokens))}
 
     def first_token(self, tokens: int) -> dict[str, Any]:
         """Seconds from a prompt at depth 0 to the first sampled token."""
@@ -90,10 +100,18 @@ class Worker:
         return [int(token) for token in self._ids.integers(known, size=count)]
 
 
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
 def main() -> None:
     worker = Worker()
     verbs: dict[str, Callable[..., dict[str, Any]]] = {
-        name: getattr(worker, name) for name in ("load", "first_token", "fill", "prefill", "decode", "memory")
+        name: getattr(worker, name) for name in ("load", "greedy", "first_token", "fill", "prefill", "decode", "memory")
     }
     for line in sys.stdin:
         request = json.loads(line)

@@ -154,6 +154,7 @@ class Worker {
     if (what == "memory") return json(memory_of_this_process());
     if (what == "load") return load(request);
     if (!session_) throw Error("no bundle is loaded");
+    if (what == "greedy") return greedy(request.at("ids").array(), request.at("tokens").integer());
     if (what == "fill") {
       const int64_t depth = request.at("depth").integer();
       if (depth > session_->depth) session_->prefill(random(depth - session_->depth));
@@ -180,6 +181,17 @@ class Worker {
     const int threads = int(request.at("threads").integer());
     const double load_s = seconds_of([&] { session_ = std::make_unique<Session>(bundle, artifact, threads, library_); });
     return "{" + about(*session_, load_s) + ", \"start\": " + json(before) + "}";
+  }
+
+  std::string greedy(const std::vector<Json>& prompt, int64_t tokens) {
+    std::vector<int64_t> next, ids;
+    for (const Json& id : prompt) next.push_back(id.integer());
+    session_->depth = 0;
+    while (int64_t(ids.size()) < tokens && session_->depth + int64_t(next.size()) <= session_->bundle().capacity) {
+      ids.push_back(session_->prefill(next));
+      next = {ids.back()};
+    }
+    return "{\"ids\": " + json(ids) + "}";
   }
 
   std::string decode(int64_t depth, int64_t steps) {

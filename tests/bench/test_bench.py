@@ -1,14 +1,30 @@
 """The harness on tiny bundles: what it records is true; how fast they are is nobody's business here."""
 
+import csv
+import hashlib
+import io
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from conftest import one_sentence, tiny_config, tiny_weights
 
 import edgeqkv
-from edgeqkv.bench.measure import make_plan
-from edgeqkv.bench.record import Timing, memory_of_this_process
+from edgeqkv.bench.device import Device
+from edgeqkv.bench.measure import _Visit, make_plan
+from edgeqkv.bench.program import RUNNER
+from edgeqkv.bench.results import read_results
+from edgeqkv.bench.summary import written
+from edgeqkv.bench.worker_process import WorkerProcess
+from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import write_model
+from edgeqkv.native import native_program
+
+QUICK = ("--depths", "8", "--rounds", 1, "--steps", 2, "--threads", 1, "--cool-down", 0)
 
 
 @pytest.fixture
@@ -23,7 +39,7 @@ def bundles(tmp_path):
 
 
 def test_records_hold_what_was_asked_for(cli, bundles, tmp_path):
-    outcome = cli("bench", *bundles, "--depths", "8,32", "--rounds", 2, "--steps", 3, "--threads", 1,
+    outcome = cli("bench", *bundles, "--depths", "8,32", "--rounds", 2, "--steps", 3, "--threads", 1, "--cool-down", 0,
                   "--results", tmp_path / "r.jsonl", "--json")  # fmt: skip
     assert outcome.code == 0, outcome.err
     records = json.loads(outcome.out)
@@ -34,7 +50,10 @@ def test_records_hold_what_was_asked_for(cli, bundles, tmp_path):
         assert all(seconds > 0 for t in record["decode"] for seconds in t["seconds"])
         assert len(record["first_token"]["seconds"]) == 2
         assert [(t["depth"], t["tokens"], len(t["seconds"])) for t in record["prefill"]] == [(0, 8, 2), (0, 32, 2)]
-        assert list(record["memory"]) == ["start", "loaded", "depth 8", "depth 32", "end"]
+        assert list(record["memory"]) == ["start", "loaded", "prefilled", "depth 8", "depth 32", "end"]
+        assert sum(record["memory_split"].values()) == max(m["peak_rss"] for m in record["memory"].values())
+        assert (record["rounds"], record["rounds_done"], len(record["vitals"])) == (2, 2, 3)
+        assert len(record["greedy_ids"]) == 16
         assert record["memory"]["end"]["peak_rss"] >= record["memory"]["loaded"]["rss"] > 0
         assert (record["threads"], record["runtime"], record["kernel"]) == (1, "onnx", "fused")
         assert record["environment"]["emulated"] is False
@@ -43,8 +62,8 @@ def test_records_hold_what_was_asked_for(cli, bundles, tmp_path):
 
 def test_the_table_compares_with_the_first_bundle(cli, bundles):
     outcome = cli("bench", *bundles, "--depths", "8", "--rounds", 1, "--steps", 2)
-    assert "| relative to QKV, int8 / fp32, fused | cache |" in outcome.out
-    assert "| Q-MQA, int8 / fp32, fused           | 0.125 |" in outcome.out
+    assert "| relative to QKV, int8 / fp32, onnx fused | cache |" in outcome.out
+    assert "| Q-MQA, int8 / fp32, onnx fused           | 0.125 |" in outcome.out
     first = outcome.out.split("\n\n")[1]
     for column in ("cache MiB", "peak RSS MiB", "private MiB", "ms/token at 8", "tokens/s"):
         assert column in first
@@ -67,7 +86,14 @@ def test_both_kernels_of_a_bundle_in_one_run(cli, bundles):
         (["--kernels", "stock,quick"], "--kernels takes fused and stock separated by commas, found 'stock,quick'"),
         (["--kernels", "stock,"], "--kernels takes fused and stock separated by commas, found 'stock,'"),
         (["--results", "/nonexistent/r.jsonl"], "cannot write /nonexistent/r.jsonl: the folder /nonexistent does not exist"),
-        (["--device", "ssh://board"], "unknown device 'ssh://board'; this version measures on: local"),
+        (["--device", "telnet://board"], "unknown device 'telnet://board'; use local, ssh://user@host"),
+        (["--device", "ssh://-oProxyCommand=reboot"], "is not a device; write ssh://user@host"),
+        (["--device", "adb://-H"], "is not a device; write adb://SERIAL"),
+        (["--resume"], "--resume needs --results"),
+        (["--output", "xml"], "--output 'xml' is not one of md, csv, json, jsonl"),
+        (["--folder", "here"], "--folder 'here' is not an absolute path"),
+        (["--runner", "/nonexistent"], "--runner /nonexistent does not exist"),
+        (["--cool-down", "-1"], "the cool-down is between 0 and 3600 seconds"),
         (["--depths", "46"], "depth 46 and 8 measured steps do not fit a cache of 48 positions"),
         (["--depths", "1"], "depth 1 is too small"),
         (["--depths", "1,two"], "--depths takes whole numbers"),
@@ -85,39 +111,158 @@ def test_a_folder_of_the_same_name_does_not_stand_in_for_the_package(cli, bundle
     (tmp_path / "edgeqkv").mkdir()
     (tmp_path / "edgeqkv/__init__.py").write_text("raise ImportError")
     monkeypatch.chdir(tmp_path)
-    assert cli("bench", bundles[0], "--depths", "8", "--rounds", 1, "--steps", 1).code == 0
+    assert cli("bench", bundles[0], *QUICK, "--runner", "python").code == 0
 
 
-def test_what_is_passed_over_is_said_once(cli, bundles, no_native):
-    outcome = cli("bench", *bundles, "--depths", "8", "--rounds", 1, "--steps", 1, "--json")
+def test_what_is_passed_over_is_said_once(cli, bundles, tmp_path):
+    python = tmp_path / "python without the operator"
+    python.write_text(
+        f"""#!{sys.executable} -P
+import edgeqkv.runtimes as runtimes
+from edgeqkv.errors import MissingPackage
+
+def missing(name):
+    raise MissingPackage("there is no operator")
+
+runtimes.native_library = missing
+from edgeqkv.bench.worker import main
+main()
+"""
+    )
+    python.chmod(0o755)
+    outcome = cli("bench", *bundles, *QUICK, "--runner", "python", "--python", python, "--json")
     assert [record["kernel"] for record in json.loads(outcome.out)] == ["stock", "stock"]
-    assert outcome.err.count("running the stock graph") == 1
+    assert outcome.err.count("running the stock graph, which is slower") == 1
 
 
-def test_a_worker_that_dies_is_reported(bundles, monkeypatch):
-    from edgeqkv.bench.device import start_worker
-
-    with start_worker("local", bundles[0]) as worker:
-        worker._process.kill()
-        with pytest.raises(edgeqkv.EdgeQKVError, match="ended during 'memory': it was killed, probably for want of memory"):
+def test_a_worker_that_dies_is_reported():
+    with WorkerProcess(Device("local", ("sh", "-c"), None), "cat >/dev/null & exec sleep 60", "q-mqa") as worker:
+        worker.kill()
+        with pytest.raises(EdgeQKVError, match="q-mqa ended during 'memory': it was killed, probably for want of memory"):
             worker.ask("memory")
+
+
+def test_a_worker_that_says_why_it_dies_is_quoted():
+    with (
+        WorkerProcess(Device("local", ("sh", "-c"), None), "echo no such library >&2; exit 3", "q-mqa") as worker,
+        pytest.raises(EdgeQKVError, match="q-mqa ended during 'memory': no such library"),
+    ):
+        worker.ask("memory")
 
 
 def test_default_depths_fit():
     plan = make_plan(None, 2, 512, 5, 8)
     assert plan.depths == (120, 248, 504)
-    assert make_plan(None, None, 12, 1, 1).depths[-1] + 1 <= 12
+    assert make_plan(None, 1, 12, 1, 1).depths[-1] + 1 <= 12
 
 
-def test_quantiles_are_samples():
-    timing = Timing(0, 1, tuple(float(i) for i in range(1, 11)))
-    assert (timing.median, timing.quantile(90), timing.quantile(99), timing.quantile(1)) == (5.5, 9.0, 10.0, 1.0)
+def test_the_matrix_is_measured(cli, bundles, tmp_path):
+    outcome = cli("bench", *bundles, *QUICK, "--depths", "4-16*2", "--threads", "1,2", "--kernels", "stock,fused", "--json")
+    records = json.loads(outcome.out)
+    assert {(r["variant"], r["kernel"], r["threads"]) for r in records} == {
+        (variant, kernel, threads) for variant in ("QKV", "Q-MQA") for kernel in ("stock", "fused") for threads in (1, 2)
+    }
+    assert len({r["run"] for r in records}) == 2, "one interleaved run for each number of threads"
+    assert [t["depth"] for t in records[0]["decode"]] == [4, 8, 16]
 
 
-def test_memory_follows_an_allocation():
-    before = memory_of_this_process().private
-    if before is None:
-        pytest.skip("this system does not tell a process its memory")
-    block = b"x" * (64 * 2**20)
-    grown = memory_of_this_process().private - before
-    assert 0.9 * len(block) < grown < 1.5 * len(block)
+def test_every_format_says_the_same(cli, bundles, tmp_path):
+    assert cli("bench", bundles[0], *QUICK, "--results", tmp_path / "r.jsonl").code == 0
+    records, _ = read_results([tmp_path / "r.jsonl"])
+    rows = list(csv.DictReader(io.StringIO(written(records, "csv"))))
+    assert [float(row["decode_p50_s"]) for row in rows] == [t.p50_s for t in records[0].decode]
+    assert json.loads(written(records, "json")) == [json.loads(line) for line in written(records, "jsonl").splitlines()]
+    assert f"{records[0].decode[-1].median * 1e3:.2f}" in written(records, "md")
+
+
+def test_both_programs_continue_with_the_same_ids(cli, bundles):
+    if native_program(RUNNER) is None:
+        pytest.skip("this installation has no native runner, so there is one program only")
+    records = [json.loads(cli("bench", bundles[1], *QUICK, "--no-baseline", "--json", *more).out)[0] for more in
+               ([], ["--runner", "python"])]  # fmt: skip
+    assert [r["program"] for r in records] == ["edgeqkv-run", "python"]
+    assert records[0]["greedy_ids"] == records[1]["greedy_ids"]
+    assert records[0]["cache_bytes"] == records[1]["cache_bytes"]
+    assert records[1]["packages"]["onnxruntime"] == records[1]["runtime_version"]
+
+
+def test_an_interrupted_run_is_kept_and_resumed(cli, bundles, tmp_path, monkeypatch):
+    path, before = tmp_path / "r.jsonl", _Visit.at_depth
+    seen = []
+
+    def interrupted(self, depth):
+        seen.append(depth)
+        if len(seen) == 6:  # in the second round of two bundles at two depths
+            raise EdgeQKVError("the connection is gone")
+        before(self, depth)
+
+    common = ("bench", *bundles, "--depths", "8,16", "--rounds", 3, "--steps", 2, "--cool-down", 0, "--results", path)
+    monkeypatch.setattr(_Visit, "at_depth", interrupted)
+    assert cli(*common).code == 1
+    first, failures = read_results([path])
+    assert [(r.variant, r.rounds_done) for r in first] == [("QKV", 3), ("Q-MQA", 1)]
+    assert [f.message for f in failures] == ["the connection is gone"]
+    monkeypatch.setattr(_Visit, "at_depth", before)
+    # Rounds that one bundle has missed cannot be made up for: the whole run is measured again.
+    assert cli(*common, "--resume").code == 0
+    last = read_results([path])[0][2:]
+    assert [(r.variant, r.rounds_done) for r in last] == [("QKV", 3), ("Q-MQA", 3)]
+    lines = path.read_text()
+    assert cli(*common, "--resume").code == 0
+    assert path.read_text() == lines, "what is complete is not measured again"
+
+
+def test_ctrl_c_keeps_whole_rounds_and_resume_goes_on(cli, bundles, tmp_path):
+    path = tmp_path / "r.jsonl"
+    common = ("bench", *map(str, bundles), "--depths", "8", "--rounds", "100", "--steps", "2", "--cool-down", "0.3")
+    common += ("--results", str(path))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeqkv.cli", *common],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background would ignore it
+    )
+    deadline = time.monotonic() + 60
+    while not children_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert (out, f"what was measured is in {path}; the same command with --resume goes on" in err.decode()) == (b"", True)
+    first, failures = read_results([path])
+    assert failures == []
+    assert {r.rounds_done for r in first} == {first[0].rounds_done}
+    assert 0 < first[0].rounds_done < 100
+    more = [str(first[0].rounds_done + 2) if word == "100" else word for word in common]
+    assert cli(*more, "--resume").code == 0
+    last, _ = read_results([path])
+    assert [(r.run, r.cell) for r in last] == [(r.run, r.cell) for r in first]
+    for early, late in zip(first, last, strict=True):
+        assert late.rounds_done == early.rounds_done + 2
+        assert late.decode[0].seconds[: len(early.decode[0].seconds)] == early.decode[0].seconds
+        assert len(late.decode[0].seconds) == 2 * late.rounds_done
+
+
+def children_of(pid):
+    """Started by any of its threads."""
+    return "".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
+
+
+def test_a_device_without_the_memory_loads_one_bundle_at_a_time(cli, bundles, monkeypatch):
+    monkeypatch.setattr("edgeqkv.bench.measure._fits", lambda environment, visits: False)
+    records = json.loads(cli("bench", *bundles, *QUICK, "--rounds", 2, "--json").out)
+    assert [(r["interleaving"], len(r["load_s"]), r["rounds_done"]) for r in records] == [("reloaded", 2, 2)] * 2
+
+
+def test_one_bundle_that_fails_does_not_stop_the_other(cli, bundles, tmp_path):
+    (bundles[0] / "onnx" / "model.fused.onnx").write_bytes(b"broken")
+    manifest = (bundles[0] / "edgeqkv.json").read_text()
+    old = json.loads(manifest)["artifacts"][0]["files"]["onnx/model.fused.onnx"]
+    new = hashlib.sha256(b"broken").hexdigest()
+    (bundles[0] / "edgeqkv.json").write_text(manifest.replace(old, new))
+    outcome = cli("bench", *bundles, *QUICK, "--results", tmp_path / "r.jsonl", "--json")
+    assert outcome.code == 1
+    assert [r["variant"] for r in json.loads(outcome.out)] == ["Q-MQA"]
+    _, failures = read_results([tmp_path / "r.jsonl"])
+    assert [f.bundle for f in failures] == ["QKV"]

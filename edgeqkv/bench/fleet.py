@@ -1,0 +1,192 @@
+"""Several devices at once: each in a thread of its own, so that one that fails or waits does not stop the others."""
+
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from edgeqkv.bench.baseline import Subject
+from edgeqkv.bench.device import Connections, Device
+from edgeqkv.bench.measure import (
+    Bench,
+    Outcome,
+    Plan,
+    Progress,
+    Stop,
+    Variant,
+    cell_id,
+    failure,
+    make_plan,
+    measurable,
+    measure,
+)
+from edgeqkv.bench.probe import environment_script, parse_environment
+from edgeqkv.bench.program import Program, Programs, choose_program
+from edgeqkv.bench.record import Environment, Failure, Record
+from edgeqkv.bundle import MANIFEST
+from edgeqkv.errors import EdgeQKVError
+from edgeqkv.model_folder import file_sha256
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is measured of every bundle. ``runtimes`` and ``kernels`` may hold None: the bundle's best on the device;
+    ``threads`` may hold None: one for each core of the device. ``depths`` None: a quarter, a half and all of the capacity."""
+
+    runtimes: tuple[str | None, ...] = (None,)
+    kernels: tuple[str | None, ...] = (None,)
+    depths: tuple[int, ...] | None = None
+    threads: tuple[int | None, ...] = (None,)
+    rounds: int = 5
+    steps: int = 8
+    prompt: int = 128
+    cool_down: float = 1.0
+
+
+def measure_devices(
+    names: Sequence[str],
+    subjects: Sequence[Subject],
+    matrix: Matrix,
+    programs: Programs,
+    connections: Connections,
+    earlier: Sequence[Record] = (),
+    clean: bool = False,
+    progress: Callable[[str], Progress] = lambda name: lambda what, done, total: None,
+    save: Callable[[Sequence[Record | Failure]], None] = lambda records: None,
+) -> Outcome:
+    """Measure every subject on every device; ``save`` is given each interleaved run's records when it ends or is interrupted.
+
+    ``earlier`` are records to resume from: runs that are complete among them are returned as they are. KeyboardInterrupt ends
+    all devices, saves what they measured, and is raised again.
+    """
+    plan_of(matrix, subjects, 1)  # refuses before anything has been measured
+    for subject in subjects:
+        for runtime in matrix.runtimes:
+            for kernel in matrix.kernels:
+                measurable(subject, runtime, kernel)
+    lock, stops = threading.Lock(), {name: Stop() for name in names}
+    out = Outcome([], [], [])
+
+    def keep(records: Sequence[Record], failures: Sequence[Failure], new: bool = True) -> None:
+        with lock:
+            out.records.extend(records)
+            out.failures.extend(failures)
+            if new:
+                save([*records, *failures])
+
+    def work(name: str) -> None:
+        try:
+            device = connections.open(name)
+            try:
+                errors = _measure_device(device, subjects, matrix, programs, stops[name], earlier, progress(name), keep)
+            except EdgeQKVError:
+                if clean:
+                    with suppress(EdgeQKVError):  # the first error is the one to tell
+                        device.clean()
+                raise
+            if clean:
+                device.clean()
+        except EdgeQKVError as error:
+            errors = [error]
+            if not stops[name].event.is_set():
+                keep([], [failure("", name, None, str(error))])
+        with lock:
+            out.errors.extend(errors)
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        futures = [pool.submit(work, name) for name in names]
+        try:
+            wait(futures)
+        except KeyboardInterrupt:
+            for stop in stops.values():
+                stop.now()
+            wait(futures)
+            raise
+    for future in futures:
+        future.result()  # a fault of ours is not swallowed
+    return out
+
+
+def plan_of(matrix: Matrix, subjects: Sequence[Subject], threads: int) -> Plan:
+    capacity = min(subject.manifest.capacity for subject in subjects)
+    return make_plan(matrix.depths, threads, capacity, matrix.rounds, matrix.steps, matrix.prompt, matrix.cool_down)
+
+
+def look_at(device: Device, programs: Programs | None = None) -> Environment:
+    emulator = programs is not None and programs.emulator is not None
+    parent = (device.folder or ".").rpartition("/")[0] or "."  # ours may not exist yet
+    return parse_environment(device.run(environment_script(parent), "describing it"), emulator)
+
+
+def _measure_device(
+    device: Device,
+    subjects: Sequence[Subject],
+    matrix: Matrix,
+    programs: Programs,
+    stop: Stop,
+    earlier: Sequence[Record],
+    progress: Progress,
+    keep: Callable[..., None],
+) -> list[EdgeQKVError]:
+    """The errors, when nothing at all could be measured."""
+    progress("connecting", 0, 0)
+    environment = look_at(device, programs)
+    with tempfile.TemporaryDirectory(prefix="edgeqkv-") as scratch:
+        program = choose_program(device, environment, programs, Path(scratch))
+    places = [_place(device, subject, matrix, progress) for subject in subjects]
+    cells = product(zip(subjects, places, strict=True), matrix.runtimes, matrix.kernels)
+    variants = [Variant(number, *which, runtime, kernel) for number, (which, runtime, kernel) in enumerate(cells)]
+    errors: list[EdgeQKVError] = []
+    measured = 0
+    for threads in matrix.threads:
+        bench = Bench(device, _as_seen(look_at(device, programs), program), program, stop)
+        plan = plan_of(matrix, subjects, threads or environment.cores or 1)
+        begun = _begun(bench, variants, plan, earlier)
+        if begun and all(record.rounds_done >= plan.rounds for record in begun):
+            keep(begun, [], new=False)
+            measured += len(begun)
+        elif not stop.event.is_set():
+            outcome = measure(bench, variants, plan, begun, progress)
+            keep(outcome.records, outcome.failures)
+            measured += len(outcome.records)
+            errors += outcome.errors
+    return [] if measured else errors
+
+
+def _as_seen(environment: Environment, program: Program) -> Environment:
+    """Under an emulator the program does not see the processor of the machine that it runs on."""
+    if program.emulated is None:
+        return environment
+    cpu = f"{program.emulated}, emulated"
+    return replace(environment, machine=program.emulated, cpu=cpu, cpu_features=None, model=None, soc=None, clusters=None)
+
+
+def _place(device: Device, subject: Subject, matrix: Matrix, progress: Progress) -> str:
+    """Where the bundle lies for the worker; sent there first, with only the files that are needed."""
+    if device.folder is None:
+        return str(subject.folder.resolve())
+    artifacts = [
+        artifact
+        for runtime in matrix.runtimes
+        for kernel in matrix.kernels
+        for artifact in measurable(subject, runtime, kernel)
+    ]
+    files = {name: subject.folder / name for name in (MANIFEST, *(name for a in artifacts for name in a.files))}
+    key = file_sha256(subject.folder / MANIFEST)[:16]
+    return device.send(files, f"bundle-{key}", lambda what: progress(what, 0, 0))
+
+
+def _begun(bench: Bench, variants: Sequence[Variant], plan: Plan, earlier: Sequence[Record]) -> list[Record]:
+    """The latest run among ``earlier`` that has all of these cells, as far as each other; else nothing."""
+    cells = [cell_id(bench, variant, plan) for variant in variants]
+    runs: dict[str, dict[str, Record]] = {}
+    for record in earlier:
+        runs.setdefault(record.run, {})[record.cell] = record
+    for found in reversed(runs.values()):
+        if all(cell in found for cell in cells) and len({found[cell].rounds_done for cell in cells}) == 1:
+            return [replace(found[cell], rounds=plan.rounds) for cell in cells]
+    return []

@@ -1,0 +1,58 @@
+"""Numbers and sizes as a user writes them."""
+
+import re
+
+from edgeqkv.errors import EdgeQKVError
+
+SIZES = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_RANGE = re.compile(r"(\d+)-(\d+)(?:([+*])(\d+))?")
+_MOST = 1000
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Comma lists and ranges: "1,2,4", "1-4" (by one), "0-1000+250", "128-2048*2"; the ends are included."""
+    out: list[int] = []
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if part.strip().isdigit():
+            out.append(int(part))
+        elif match:
+            out += _range(int(match[1]), int(match[2]), match[3] or "+", int(match[4] or 1), option, part)
+        else:
+            raise EdgeQKVError(
+                f"{option} takes whole numbers and ranges separated by commas (1,2,4 or 128-2048*2), found {text!r}"
+            )
+    return list(dict.fromkeys(out))
+
+
+def _range(first: int, last: int, sign: str, step: int, option: str, part: str) -> list[int]:
+    if last < first or step < 1 or (sign == "*" and (step < 2 or first < 1)):
+        raise EdgeQKVError(f"{option}: the range {part!r} has no end; write first-last+step or first-last*factor")
+    out = []
+    while first <= last:
+        out.append(first)
+        if len(out) > _MOST:
+            raise EdgeQKVError(f"{option}: the range {part!r} has more than {_MOST} numbers; give it a larger step")
+        first = first + step if sign == "+" else first * step
+    return out
+
+
+def parse_size(text: str | None, option: str) -> int | None:
+    """Bytes behind "512MiB", "2GiB" or "1500000000"."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
+    unit = SIZES.get(match[2].upper()) if match else None
+    if match is None or unit is None or float(match[1]) * unit < 1:
+        raise EdgeQKVError(f"{option} takes a size like 512MiB or 2GiB, found {text!r}")
+    return int(float(match[1]) * unit)
+
+
+def chosen(text: str | None, option: str, known: tuple[str, ...]) -> tuple[str | None, ...]:
+    """Names out of ``known``, separated by commas; (None,) when nothing was said."""
+    if text is None:
+        return (None,)
+    names = tuple(dict.fromkeys(text.split(",")))
+    if not set(names) <= set(known):
+        raise EdgeQKVError(f"{option} takes {' and '.join(known)} separated by commas, found {text!r}")
+    return names

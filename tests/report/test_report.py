@@ -1,0 +1,210 @@
+"""The report says what the records say, and nothing that a record holds can become markup."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from conftest import one_sentence
+from records import COLD, ENVIRONMENT, MIB, made_record
+
+from edgeqkv.bench.record import Failure
+from edgeqkv.bench.results import append
+from edgeqkv.bundle import ParityRecord
+from edgeqkv.report.content import content
+from edgeqkv.report.markdown import markdown
+from edgeqkv.report.page import page
+
+PARITY = ParityRecord(
+    "onnx", "fused", "runtime", "1.31.1", "0" * 64, "sample", 100, 0.1, 1e-4, 0.99, 10, 10, 30.0, 30.3, {}, True
+)
+
+
+def pair(**changes):
+    return [made_record(), made_record("Q-MQA", milliseconds=5.0, cache_mib=1, **changes)]
+
+
+def verdict(records):
+    return content(records, []).verdict
+
+
+def test_the_verdict():
+    assert verdict(pair()) == (
+        "At 1,000 positions on Acme One, Q-MQA needs 7.0 MiB less memory at its peak (7.0 MiB less cache) than QKV "
+        "(both fp32 cache, int8 weights, fused kernel) and decodes 2.00 times faster (2.00 to 2.00)."
+    )
+
+
+def test_the_verdict_names_what_else_differs():
+    said = verdict(pair(cache="int8", kernel="stock"))
+    assert "Q-MQA (int8 cache, stock kernel) needs" in said
+    assert "than QKV (fp32 cache, fused kernel) (both int8 weights)" in said
+
+
+def test_the_verdict_says_when_nothing_was_found_or_it_is_worse():
+    assert "no difference in decoding speed could be shown (1.00, 1.00 to 1.00 times)" in verdict(
+        [made_record(), made_record("Q-MQA", cache_mib=1)]
+    )
+    worse = verdict([made_record(), made_record("Q-MQA", milliseconds=20.0, cache_mib=9)])
+    assert "needs 1.0 MiB more memory" in worse
+    assert "decodes 2.00 times slower (2.00 to 2.00)" in worse
+    assert "not measured often enough" in verdict([made_record(rounds_done=1), made_record("Q-MQA", rounds_done=1)])
+
+
+def test_only_records_of_one_run_are_compared():
+    apart = [made_record(), made_record("Q-MQA", run="run-2")]
+    assert verdict(apart).startswith("No variant was measured beside a QKV baseline")
+
+
+def test_a_throttled_run_says_so():
+    assert verdict([made_record(throttled=True), made_record("Q-MQA", cache_mib=1)]).endswith(
+        "The machine throttled during this run."
+    )
+
+
+def test_nothing_but_failures():
+    failure = Failure(2, "failure", "", "now", "adb://A1", None, "it is offline")
+    found = content([], [failure])
+    assert found.verdict == "Nothing could be measured; why is told below."
+    assert "it is offline" in page(found)
+    assert "it is offline" in markdown(found)
+
+
+def test_emulated_records_give_no_times():
+    emulated = replace(ENVIRONMENT, emulated=True)
+    quiet = {"environment": emulated, "load_s": (), "first_token": None, "prefill": (), "decode": (), "memory": {}}
+    found = content([made_record(**quiet, memory_split=None), made_record("Q-MQA", **quiet, memory_split=None)], [])
+    assert found.verdict.startswith("No variant was measured")
+    text = page(found)
+    assert "5 6 7" in text
+    assert "<svg" not in text
+    assert "emulated: the ids" in markdown(found)
+
+
+class Cells(HTMLParser):
+    """All text of the table cells of a page, and its tags."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.cells, self.tags, self._in = [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._in = tag in ("td", "th")
+        if self._in:
+            self.cells.append("")
+
+    def handle_endtag(self, tag):
+        self._in = False
+
+    def handle_data(self, data):
+        if self._in:
+            self.cells[-1] += data
+
+
+def test_the_numbers_on_the_page_are_those_of_the_records():
+    records = [made_record(), made_record("Q-MQA", milliseconds=7.77, cache_mib=3, parity=PARITY)]
+    text = page(content(records, [], budget=40 * MIB))
+    cells = Cells(text).cells
+    for record in records:
+        row = cells.index(f"{record.variant}, int8 / fp32, onnx fused", cells.index("MiB"))
+        split = record.memory_split
+        assert cells[row + 1 : row + 5] == [
+            f"{x / MIB:,.1f}" for x in (split.weights, split.cache, split.rest, (32 * MIB + split.cache))
+        ]
+        for timing in record.decode:
+            assert f"{timing.p50_s * 1e3:.2f} {timing.p90_s * 1e3:.2f} {timing.p99_s * 1e3:.2f}" in cells
+            assert f"{timing.p50_s:.6g}" in cells, "in the table of every number"
+    assert "30.30 (+1.00 % by the export), passed" in cells
+    assert "1,024" in cells, "the capacity that fits in the budget"
+    assert "2,048 (all it has)" in cells
+    for svg_number in ("40.0", "35.0"):  # the totals beside the bars
+        assert f">{svg_number}</text>" in text
+
+
+def test_the_page_needs_nothing_but_itself():
+    text = page(content(pair(), []))
+    tags = Cells(text).tags
+    assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "img", "object", "embed", "base", "form"}
+    for _, attributes in tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href", "srcset"):
+                assert value.startswith("#")
+    assert "url(http" not in text
+    assert "@import" not in text
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    used = re.findall(r'href="#([^"]+)"', text) + re.findall(r"url\(#([^)]+)\)", text)
+    assert used
+    assert set(used) <= set(ids), "every reference inside the drawings leads somewhere"
+
+
+HOSTILE = "</style></text><script>alert(1)</script>\"'><img src=x onerror=alert(2)> $x^2$ | `rm`\n# [a](javascript:b)"
+
+
+def hostile_records():
+    environment = replace(
+        ENVIRONMENT, model=HOSTILE, soc=HOSTILE, os=HOSTILE, kernel=HOSTILE, affinity=HOSTILE, governors=(HOSTILE,)
+    )
+    vitals = (replace(COLD, battery_status=HOSTILE, temperatures={HOSTILE: 30_000}),) * 2
+    words = {"environment": environment, "vitals": vitals, "device": HOSTILE, "bundle": HOSTILE, "runtime_version": HOSTILE}
+    words |= {
+        "kernel": HOSTILE,
+        "cache": HOSTILE,
+        "weights": HOSTILE,
+        "git_commit": HOSTILE,
+        "program": HOSTILE,
+        "time": HOSTILE,
+    }
+    return [made_record(**words), made_record("Q-MQA", milliseconds=5.0, **words)]
+
+
+def test_a_hostile_device_cannot_inject_into_the_page():
+    failure = Failure(2, "failure", HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE)
+    text = page(content(hostile_records(), [failure]))
+    tags = Cells(text).tags
+    assert not {tag for tag, _ in tags} & {"script", "img", "a"}
+    assert text.count("</style>") - text.count("<style") == 0
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "default-src 'none'" in text
+
+
+def test_a_hostile_device_cannot_inject_into_markdown():
+    text = markdown(content(hostile_records(), []))
+    assert "<" not in text.replace("\\<", "")
+    assert not re.search(r"(?<!\\)[`\[\]]", text)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    columns = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
+    assert len(columns) <= 4, "no cell opens another column"
+
+
+def test_the_command_writes_both_kinds(cli, tmp_path):
+    append(tmp_path / "r.jsonl", pair())
+    for kind in ("html", "md"):
+        outcome = cli("report", tmp_path / "r.jsonl", "--out", tmp_path / f"r.{kind}", "--ram-budget", "64MiB")
+        assert outcome.code == 0, outcome.err
+        assert "decodes 2.00 times faster" in outcome.out
+        assert "decodes 2.00 times faster" in (tmp_path / f"r.{kind}").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["r.jsonl", "--out", "r.pdf"], "ends in neither .html nor .md"),
+        (["r.jsonl", "--out", "nowhere/r.html"], "the folder nowhere does not exist"),
+        (["missing.jsonl", "--out", "r.html"], "missing.jsonl does not exist"),
+        (["empty.jsonl", "--out", "r.html"], "there are no records; edgeqkv bench --results writes them"),
+        (["old.jsonl", "--out", "r.html"], "expected a record of schema 2, found 1; measure again"),
+    ],
+)
+def test_bad_input(cli, tmp_path, monkeypatch, arguments, reason):
+    monkeypatch.chdir(tmp_path)
+    append(tmp_path / "r.jsonl", pair())
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "old.jsonl").write_text('{"schema": 1}\n')
+    outcome = cli("report", *arguments)
+    assert outcome.code == 2
+    assert reason in one_sentence(outcome)
+    assert not (tmp_path / "r.html").exists()
