@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny_config, tiny_weights
 
 import edgeqkv
-from edgeqkv.bench.record import memory_of_this_process
+from edgeqkv.bench.memory import memory_of_this_process
 from edgeqkv.bundle import read_bundle
 from edgeqkv.cache import cache_layout
 from edgeqkv.decoder import decoder
