@@ -1,5 +1,6 @@
 """The models in models/ are what their cards say, and every precision of their export passes verify."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,11 +32,23 @@ def test_each_is_at_most_8_mb_and_has_its_card(name):
         assert part in card
 
 
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory):
+    """The records of an export's two graphs, each export verified once."""
+
+    @functools.cache
+    def verify(name, weights, cache):
+        bundle = tmp_path_factory.mktemp("shipped") / "bundle"
+        edgeqkv.export(MODELS / name, bundle, weights=weights, cache=cache)
+        return edgeqkv.verify(bundle, MODELS / name, tokens=1536)
+
+    return verify
+
+
 @pytest.mark.parametrize(("weights", "cache"), [("fp32", "fp32"), ("int8", "fp32"), ("fp32", "int8"), ("int8", "int8")])
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_precision_passes_verify(name, weights, cache, tmp_path):
-    edgeqkv.export(MODELS / name, tmp_path / "bundle", weights=weights, cache=cache)
-    results = edgeqkv.verify(tmp_path / "bundle", MODELS / name, tokens=1536)
+def test_every_precision_passes_verify(name, weights, cache, verified):
+    results = verified(name, weights, cache)
     assert [result.record.kernel for result in results] == ["fused", "stock"]
     for result in results:
         assert result.failures == ()
@@ -45,14 +58,9 @@ def test_every_precision_passes_verify(name, weights, cache, tmp_path):
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_fused_int8_cache_keeps_the_perplexity_of_the_fp32_cache(name, weights, tmp_path):
+def test_the_fused_int8_cache_keeps_the_perplexity_of_the_fp32_cache(name, weights, verified):
     """Of the same weights, within 0.5 %."""
-    perplexity = {}
-    for cache in ("fp32", "int8"):
-        edgeqkv.export(MODELS / name, tmp_path / cache, weights=weights, cache=cache)
-        fused = edgeqkv.verify(tmp_path / cache, MODELS / name, tokens=1536)[0].record
-        assert fused.kernel == "fused"
-        perplexity[cache] = fused.perplexity
+    perplexity = {cache: verified(name, weights, cache)[0].record.perplexity for cache in ("fp32", "int8")}
     assert perplexity["int8"] != perplexity["fp32"]
     assert perplexity["int8"] == pytest.approx(perplexity["fp32"], rel=5e-3)
 
