@@ -29,6 +29,9 @@ def geometry(config: ModelConfig) -> ModelConfig:
     return replace(config, projections="QKV", n_kv_head=config.n_head)
 
 
+ONLY_CORE_ML = "{} holds only Core ML, which bench does not measure: use Xcode's performance report"
+
+
 def with_baselines(
     bundles: Sequence[Path], wanted: bool, progress: Callable[[str], None], note: Callable[[str], None]
 ) -> list[Subject]:
@@ -40,6 +43,8 @@ def with_baselines(
     manifests = [read_bundle(bundle) for bundle in bundles]
     for bundle, manifest in zip(bundles, manifests, strict=True):
         check_files(bundle, manifest)
+        if all(artifact.runtime == "coreml" for artifact in manifest.artifacts):
+            raise EdgeQKVError(ONLY_CORE_ML.format(bundle))  # before a baseline is made for it
     have = {(geometry(m.model.config), m.capacity) for m in manifests if m.model.variant == "QKV"}
     out: list[Subject] = []
     for bundle, manifest in zip(bundles, manifests, strict=True):

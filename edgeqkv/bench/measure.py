@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import edgeqkv
-from edgeqkv.bench.baseline import Subject
+from edgeqkv.bench.baseline import ONLY_CORE_ML, Subject
 from edgeqkv.bench.device import Device
 from edgeqkv.bench.memory import Memory
 from edgeqkv.bench.probe import VITALS_SCRIPT, parse_vitals
@@ -225,7 +225,7 @@ def measurable(subject: Subject, runtime: str | None, kernel: str | None) -> lis
     found = matching_artifacts(subject.folder, subject.manifest, runtime, kernel)
     able = [artifact for artifact in found if artifact.runtime != "coreml"]
     if not able:
-        raise EdgeQKVError(f"{subject.folder} holds only Core ML, which bench does not measure: use Xcode's performance report")
+        raise EdgeQKVError(ONLY_CORE_ML.format(subject.folder))
     return able
 
 
