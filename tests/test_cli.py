@@ -118,7 +118,7 @@ def test_new_writes_random_weights_that_say_so(cli, tmp_path):
     ("package", "extra", "command"),
     [
         ("onnxruntime", "onnx-runtime", ["generate", "BUNDLE", "--ids", "1"]),
-        ("onnxruntime", "onnx-runtime", ["bench", "BUNDLE", "--depths", "4", "--rounds", "1", "--steps", "1"]),
+        ("onnxruntime", "onnx-runtime", ["bench", "BUNDLE", "--no-baseline", "--depths", "4", "--rounds", "1", "--steps", "1"]),
         ("onnx_ir", "onnx", ["export", "MODEL", "--out", "OUT"]),
         ("torch", "torch", ["export", "MODEL", "--out", "OUT", "--cache", "int8"]),
         ("torch", "torch", ["verify", "BUNDLE", "--against", "MODEL"]),

@@ -35,7 +35,8 @@ def test_the_ids_and_bytes_of_the_session(variant, cache, kernel, tiny_model, tm
     assert said["cache_bytes"] == session.cache_bytes == session.artifact.cache.bytes
     assert (said["variant"], said["kernel"], said["runtime_version"]) == (variant, kernel, session.runtime_version)
     assert len(said["step_s"]) == 11
-    assert said["memory"]["peak_rss"] >= said["memory"]["rss"] > 0
+    assert said["memory"]["rss"] > said["cache_bytes"]
+    assert said["memory"]["peak_rss"] > 0.99 * said["memory"]["rss"]  # two accounts of the kernel's, a page or two apart
 
 
 def edit(bundle, change):
