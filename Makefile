@@ -141,7 +141,7 @@ bench: bench-bundles
 		--results $(BENCH)/results.jsonl
 
 bench-prefill: bench-bundles
-	$(BIN)/edgeqkv bench $(BUNDLES) --kernels stock,fused --depths 512 --prompt 512 --rounds 3 --steps 1 --threads 2 \
+	$(BIN)/edgeqkv bench $(BUNDLES) --kernels stock,fused --depths 512 --prompt 512 --rounds 2 --steps 1 --threads 2 \
 		--results $(BENCH)/results.jsonl
 
 bench-8k: setup
