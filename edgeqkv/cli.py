@@ -137,7 +137,7 @@ def new(
 def export(
     model: Annotated[Path, typer.Argument(help="Model folder or checkpoint.")],
     out: Out,
-    target: Annotated[list[str], typer.Option(help="onnx or coreml; give it again for more.")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
+    target: Annotated[list[str], typer.Option(help="onnx, executorch, coreml; repeat for more.")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
     weights: Annotated[str, typer.Option(help="int8, or fp32 (onnx) or fp16 (coreml).")] = "int8",
     cache: Annotated[
         str | None, typer.Option(help="fp32, fp16 or int8 for onnx, by default fp32; Core ML's states are fp16.")
@@ -251,7 +251,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Sample from the k best.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    runtime: Annotated[str | None, typer.Option(help="onnx or coreml")] = None,
+    runtime: Annotated[str | None, typer.Option(help="onnx, executorch or coreml")] = None,
     kernel: Annotated[str | None, typer.Option(help="fused or stock; by default fused where it can be loaded.")] = None,
     threads: Annotated[int | None, typer.Option(help="By default the runtime's choice.")] = None,
     as_json: Json = False,
@@ -289,8 +289,10 @@ def bench(
     bundles: Annotated[list[Path], typer.Argument(help="Bundles to compare; the first one is the baseline.")],
     device: Annotated[str, typer.Option(help="local")] = "local",
     kernels: Annotated[
-        str | None, typer.Option(help="fused, stock, or both separated by a comma; by default each bundle's best.")
+        str | None,
+        typer.Option(help="fused, stock, executorch:fused, several separated by commas; by default each bundle's best."),
     ] = None,
+    native: Annotated[bool, typer.Option("--native", help="Measure edgeqkv-run, without Python in the process.")] = False,
     depths: Annotated[str | None, typer.Option(help="Filled positions to decode at, separated by commas.")] = None,
     threads: Annotated[int | None, typer.Option(help="By default one for each core.")] = None,
     rounds: Annotated[int, typer.Option(help="Times that every cell is visited.")] = 5,
@@ -309,7 +311,7 @@ def bench(
     if results is not None and not results.resolve().parent.is_dir():  # before minutes of measuring, not after
         raise EdgeQKVError(f"cannot write {results}: the folder {results.parent} does not exist")
     with progress_bar("bench") as update:
-        records = measure(bundles, device, chosen, wanted, threads, rounds, steps, prompt, update)
+        records = measure(bundles, device, chosen, wanted, threads, rounds, steps, prompt, native, update)
     if as_json:
         _print_json(records)
     else:
@@ -334,11 +336,12 @@ def _encode(tokenizer: Any, prompt: str) -> list[int]:
 
 
 def _parse_kernels(text: str) -> list[str | None]:
-    from edgeqkv.bundle import Kernel
+    from edgeqkv.bundle import Kernel, Runtime
 
     names = list(dict.fromkeys(text.split(",")))
     for name in names:
-        if name not in get_args(Kernel):
+        runtime, _, kernel = name.rpartition(":")
+        if kernel not in get_args(Kernel) or (":" in name and runtime not in get_args(Runtime)):
             raise EdgeQKVError(f"--kernels takes {' and '.join(get_args(Kernel))} separated by commas, found {text!r}")
     return [*names]
 

@@ -1,4 +1,4 @@
-"""The compiled libraries that a wheel carries, and what to do where it carries none."""
+"""The compiled libraries and programs that a wheel carries, and what to do where it carries none."""
 
 import ctypes
 import functools
@@ -12,17 +12,28 @@ from edgeqkv.errors import MissingPackage
 def native_library(name: str) -> Path:
     """Where the library ``name`` (its path in the package, without ".so") lies; :class:`MissingPackage` says why it cannot be
     used."""
+    path = native_file(f"{name}.so")
     try:
-        path = Path(str(distribution("edgeqkv").locate_file(f"edgeqkv/{name}.so")))
+        ctypes.CDLL(str(path))
+    except OSError as error:
+        raise MissingPackage(f"the compiled kernel does not load ({error}); install edgeqkv again on this machine") from error
+    return path
+
+
+def native_file(name: str) -> Path:
+    """Where the compiled file ``name`` (its path in the package) lies; :class:`MissingPackage` where there is none."""
+    try:
+        path = Path(str(distribution("edgeqkv").locate_file(f"edgeqkv/{name}")))
     except PackageNotFoundError as error:
         raise MissingPackage("edgeqkv is not installed, so its compiled kernel is not there: pip install edgeqkv") from error
+    if not path.is_file() and "executorch" in name:
+        raise MissingPackage(
+            "this edgeqkv was installed without its ExecuTorch session, which is built where the package executorch is: "
+            'pip install "executorch==1.5.1", then install edgeqkv again'
+        )
     if not path.is_file():
         raise MissingPackage(
             "this edgeqkv was installed without its compiled kernel: there was no C++ compiler (Debian: g++), "
             "EDGEQKV_NO_NATIVE was set, or the build failed (pip install -v shows why)"
         )
-    try:
-        ctypes.CDLL(str(path))
-    except OSError as error:
-        raise MissingPackage(f"the compiled kernel does not load ({error}); install edgeqkv again on this machine") from error
     return path
