@@ -8,15 +8,16 @@ from types import TracebackType
 from typing import Any
 
 from edgeqkv.errors import EdgeQKVError, MissingPackage
+from edgeqkv.native import native_file
+
+RUNNER = "runtimes/run/edgeqkv-run"
 
 
 class WorkerProcess:
     """A worker with one bundle, asked one thing at a time. Idle, it waits on a pipe and takes no processor time."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, command: list[str]) -> None:
         self.name = name
-        # -P: the package that is installed, not an edgeqkv/ folder that happens to be in the current one.
-        command = [sys.executable, "-P", "-m", "edgeqkv.bench.worker"]
         # A session of its own, so that Ctrl-C reaches only the process that shows the progress.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -52,8 +53,11 @@ class WorkerProcess:
             self._process.communicate()
 
 
-def start_worker(device: str, bundle: Path) -> WorkerProcess:
-    """A worker on ``device`` for ``bundle``."""
+def start_worker(device: str, bundle: Path, native: bool = False) -> WorkerProcess:
+    """A worker on ``device`` for ``bundle``; ``native`` is edgeqkv-run, else it is Python."""
     if device != "local":
         raise EdgeQKVError(f"unknown device {device!r}; this version measures on: local")
-    return WorkerProcess(str(bundle))
+    if native:
+        return WorkerProcess(str(bundle), [str(native_file(RUNNER)), "--worker"])
+    # -P: the package that is installed, not an edgeqkv/ folder that happens to be in the current one.
+    return WorkerProcess(str(bundle), [sys.executable, "-P", "-m", "edgeqkv.bench.worker"])

@@ -58,16 +58,18 @@ def measure(
     rounds: int = 5,
     steps: int = 8,
     prompt: int = 128,
+    native: bool = False,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[Record]:
-    """One record for each bundle and kernel (None: the bundle's best), all from one interleaved run on ``device``."""
+    """One record for each bundle and kernel ("stock", "executorch:fused"; None: the bundle's best), all from one interleaved
+    run on ``device``; with ``native`` without Python in the measured processes."""
     manifests = [read_bundle(bundle) for bundle in bundles]
     plan = make_plan(depths, threads, min(m.capacity for m in manifests), rounds, steps, prompt)
     for bundle, manifest in zip(bundles, manifests, strict=True):
         check_files(bundle, manifest)
     # Refused, if at all, before anything has been measured.
     cells = [
-        (bundle, manifest, choose_artifact(bundle, manifest, None, kernel))
+        (bundle, manifest, _choose(bundle, manifest, kernel))
         for bundle, manifest in zip(bundles, manifests, strict=True)
         for kernel in kernels
     ]
@@ -85,7 +87,7 @@ def measure(
 
     with ExitStack() as stack:
         runs = [
-            _Run(stack.enter_context(start_worker(device, bundle)), bundle, manifest, artifact)
+            _Run(stack.enter_context(start_worker(device, bundle, native)), bundle, manifest, artifact, native)
             for bundle, manifest, artifact in cells
         ]
         for run in runs:
@@ -111,12 +113,18 @@ def measure(
         return [run.record(device, machine, plan) for run in runs]
 
 
+def _choose(bundle: Path, manifest: Manifest, kernel: str | None) -> Artifact:
+    runtime, _, name = (kernel or "").rpartition(":")
+    return choose_artifact(bundle, manifest, runtime or None, name or None)
+
+
 class _Run:
     """One bundle's worker and what it has said so far."""
 
-    def __init__(self, worker: WorkerProcess, bundle: Path, manifest: Manifest, artifact: Artifact) -> None:
+    def __init__(self, worker: WorkerProcess, bundle: Path, manifest: Manifest, artifact: Artifact, native: bool) -> None:
         self.worker, self.bundle, self.manifest, self.artifact = worker, bundle, manifest, artifact
-        self.label = f"{manifest.model.variant} ({self.artifact.cache.dtype} cache, {self.artifact.kernel})"
+        self.native = native
+        self.label = f"{manifest.model.variant} ({self.artifact.cache.dtype} cache, {self.artifact.name})"
         self.loaded: dict[str, Any] = {}
         self.memory: dict[str, Memory] = {}
         self.first_tokens: list[float] = []
@@ -163,6 +171,7 @@ class _Run:
             runtime=self.loaded["runtime"],
             runtime_version=self.loaded["runtime_version"],
             kernel=self.loaded["kernel"],
+            native=self.native,
             threads=plan.threads,
             load_s=self.loaded["load_s"],
             first_token=Timing(0, plan.prompt, tuple(self.first_tokens)),

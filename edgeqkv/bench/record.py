@@ -59,6 +59,8 @@ class Timing:
 
 @dataclass(frozen=True)
 class Record:
+    """``native``: the measured process was edgeqkv-run, without Python."""
+
     schema: int
     device: str
     environment: Environment
@@ -71,6 +73,7 @@ class Record:
     runtime: str
     runtime_version: str
     kernel: str
+    native: bool
     threads: int
     load_s: float
     first_token: Timing

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from edgeqkv.bench.record import Record, Timing
 from edgeqkv.tables import mib, table
 
-RUNTIMES = {"onnx": "ONNX Runtime"}
+RUNTIMES = {"onnx": "ONNX Runtime", "executorch": "ExecuTorch"}
 
 
 def summary(records: Sequence[Record]) -> str:
     """Memory and decode speed side by side first, then what is behind it, then each record against the first."""
     first = records[0]
     environment = first.environment
+    runtimes = ", ".join(dict.fromkeys(f"{RUNTIMES[r.runtime]} {r.runtime_version}" for r in records))
     lines = [
-        f"{environment.cpu or environment.machine}, {environment.cores} cores, {environment.system}; {RUNTIMES[first.runtime]} "
-        f"{first.runtime_version}, {first.threads} threads, {len(first.decode[0].seconds)} samples a cell, interleaved",
+        f"{environment.cpu or environment.machine}, {environment.cores} cores, {environment.system}; {runtimes}, "
+        f"{first.threads} threads, {len(first.decode[0].seconds)} samples a cell, interleaved, "
+        f"{'edgeqkv-run' if first.native else 'Python in the process'}",
         "",
         _side_by_side(records),
         "",
@@ -28,13 +30,13 @@ def summary(records: Sequence[Record]) -> str:
 
 
 def _name(record: Record) -> str:
-    return f"{record.variant}, {record.weights} / {record.cache}, {record.kernel}"
+    return f"{record.variant}, {record.weights} / {record.cache}, {record.runtime} {record.kernel}"
 
 
 def _side_by_side(records: Sequence[Record]) -> str:
     depth = records[0].decode[-1].depth
     header = [
-        "variant, weights / cache, kernel",
+        "variant, weights / cache, runtime",
         "cache MiB",
         "peak RSS MiB",
         "private MiB",

@@ -3,6 +3,7 @@
 Requests: {"do": "load", "bundle": DIR, "runtime": R, "kernel": K, "threads": N}, {"do": "first_token", "tokens": N},
 {"do": "fill", "depth": D}, {"do": "prefill", "depth": D, "tokens": N}, {"do": "decode", "depth": D, "steps": N},
 {"do": "memory"}. It imports no more than an app would: no torch, no command line.
+edgeqkv-run --worker (runtimes/run) answers the same requests without Python.
 """
 
 import dataclasses

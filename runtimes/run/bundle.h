@@ -17,7 +17,7 @@ struct Buffer {
 
 struct Artifact {
   std::string runtime, kernel, file, cache_dtype, weights;
-  int64_t prefill_chunk = 1;
+  int64_t prefill_chunk = 1, cache_bytes = 0;
   std::vector<Buffer> caches;                  // that the caller allocates and binds; empty where the program holds them
   std::map<std::string, std::string> aliases;  // cache output -> the cache input whose memory it shares
 };
