@@ -11,7 +11,7 @@ STORY := --prompt "Once upon a time there was a little princess" --tokens 120 --
 NATIVE := $(shell find runtimes -name CMakeLists.txt -o -name '*.cc' -o -name '*.h')
 ORT_HEADERS := build/onnxruntime-headers
 
-.PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 check-ort-api lint format \
+.PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 runner-aarch64 check-ort-api lint format \
 	bench bench-prefill bench-8k bench-attention bench-bundles clean
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make kernels-sanitize the same with address and undefined-behaviour sanitizers (part of make test)"
 	@echo "make kernels-aarch64  cross-build it and run its tests under qemu-user, without and with the dot product"
 	@echo "make count-aarch64    instructions that the kernel executes per token and layer on aarch64"
+	@echo "make runner-aarch64   cross-build edgeqkv-run with both engines, for its test under qemu-user"
 	@echo "make lint             ruff and mypy"
 	@echo "make format           let ruff format the code"
 	@echo "make check-ort-api    our declarations of ONNX Runtime's C API against the official header (fetched with npm)"
@@ -37,7 +38,8 @@ $(VENV)/ready: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "edgeqkv needs the Debian package python3-venv: apt-get install python3-venv" >&2; exit 3; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
+	@# Before edgeqkv: its ExecuTorch session is built against the executorch package.
+	$(BIN)/pip install --quiet torch==2.13.0 executorch==1.5.1
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	@touch $@
 
@@ -82,6 +84,26 @@ kernels-aarch64: build-aarch64
 		qemu-aarch64 -L /usr/aarch64-linux-gnu build/kernels-aarch64/paths_test || exit; \
 		ctest --test-dir build/kernels-aarch64 --output-on-failure --parallel 2 || exit; \
 	done
+
+# qemu-user looks for files below its -L folder first: the runtimes read /proc/cpuinfo, and die on that of an x86-64 machine.
+AARCH64 := build/aarch64
+CPUINFO := processor : %d\nFeatures : fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop \
+	asimddp\nCPU implementer : 0x41\nCPU architecture: 8\nCPU variant : 0x3\nCPU part : 0xd0c\nCPU revision : 1\n\n
+runner-aarch64: setup
+	@command -v cmake >/dev/null && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null \
+		|| { echo "this needs the Debian packages cmake, g++-aarch64-linux-gnu and qemu-user:" \
+			"apt-get install cmake g++-aarch64-linux-gnu qemu-user" >&2; exit 3; }
+	@mkdir -p $(AARCH64)/wheels/unpacked $(AARCH64)/root/proc
+	$(BIN)/pip download --quiet --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 --python-version 3.11 \
+		--dest $(AARCH64)/wheels onnxruntime==1.31.1 executorch==1.5.1
+	@for wheel in $(AARCH64)/wheels/*.whl; do $(PYTHON) -m zipfile -e $$wheel $(AARCH64)/wheels/unpacked || exit; done
+	@ln -sfn /usr/aarch64-linux-gnu/lib $(AARCH64)/root/lib
+	@cp $(AARCH64)/wheels/unpacked/onnxruntime/capi/libonnxruntime.so.1.31.1 $(AARCH64)/root/libonnxruntime.so
+	@for core in $$(seq 0 $$(($$(nproc) - 1))); do printf '$(CPUINFO)' $$core; done > $(AARCH64)/root/proc/cpuinfo
+	@cmake -S runtimes -B $(AARCH64) -DEXECUTORCH_DIR=$(CURDIR)/$(AARCH64)/wheels/unpacked/executorch \
+		-DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/runtimes/kernels/cmake/aarch64-linux-gnu.cmake >/dev/null
+	@cmake --build $(AARCH64) --parallel 2 >/dev/null
+	@touch $(AARCH64)/ready
 
 count-aarch64: build-aarch64
 	@command -v cc >/dev/null || { echo "this needs the Debian package gcc: apt-get install gcc" >&2; exit 3; }
