@@ -14,12 +14,17 @@ from edgeqkv.text_file import read_text
 
 FORMAT = 2
 MANIFEST = "edgeqkv.json"
-Runtime = Literal["onnx", "coreml"]
+Runtime = Literal["onnx", "executorch", "coreml"]
 Kernel = Literal["fused", "stock"]
 WeightScheme = Literal["fp32", "fp16", "int8"]
 Executor = Literal["runtime", "interpreter", "value_inference"]
-OPERATORS = {"edgeqkv::CachedAttention"}  # ours, that a fused artifact needs of its runtime
-ENTRIES = (MANIFEST, TOKENIZER, "onnx", "coreml")  # all that a bundle holds at its top
+# Ours, that a fused artifact needs of its runtime.
+OPERATORS: dict[Runtime, set[str]] = {
+    "onnx": {"edgeqkv::CachedAttention"},
+    "executorch": {"edgeqkv::cached_attention.out"},
+    "coreml": set(),
+}
+ENTRIES = (MANIFEST, TOKENIZER, "onnx", "executorch", "coreml")  # all that a bundle holds at its top
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,16 @@ class Port:
 @dataclass(frozen=True)
 class EntryPoint:
     """``aliases`` maps each output that must share memory with an input to that input. Where the runtime keeps the cache itself
-    (Core ML's states) nothing of it is an input or output, and ``states`` maps each state to the cache tensor it holds."""
+    (Core ML's states, ExecuTorch's mutable buffers) nothing of it is an input or output, and ``states`` maps each state to the
+    cache tensor it holds. ``arena_bytes`` is what the runtime reserves for a call, the cache among it, where export plans that
+    (ExecuTorch); None where the runtime decides."""
 
     name: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     aliases: dict[str, str]
     states: dict[str, str]
+    arena_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -235,10 +243,12 @@ def _check(manifest: Manifest, where: str) -> None:
         in_range = 1 <= artifact.prefill_chunk <= manifest.capacity
         demand(in_range, f"{name} has a prefill_chunk outside 1..{manifest.capacity}")
         attends = ((artifact.kernel == "fused") == (artifact.attention == "fused")) and set(artifact.operators) == (
-            OPERATORS if artifact.kernel == "fused" else set()
+            OPERATORS[artifact.runtime] if artifact.kernel == "fused" else set()
         )
         demand(attends, f"{name} does not say what attends")
         for entry in artifact.entry_points:
+            planned = entry.arena_bytes is None if artifact.runtime != "executorch" else (entry.arena_bytes or 0) >= cache.bytes
+            demand(planned, f"the cache of {name} does not fit what its {entry.name} reserves")
             given = {port.name for port in entry.inputs}
             logits = [port for port in entry.outputs if port.name == "logits"]
             demand({"ids", "position"} <= given, f"{name} does not take ids and a position")

@@ -139,7 +139,7 @@ def new(
 def export(
     model: Annotated[Path, typer.Argument(help="Model folder or checkpoint.")],
     out: Out,
-    target: Annotated[list[str], typer.Option(help="onnx or coreml; give it again for more.")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
+    target: Annotated[list[str], typer.Option(help="onnx, executorch, coreml; repeat for more.")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
     weights: Annotated[str, typer.Option(help="int8, or fp32 (onnx) or fp16 (coreml).")] = "int8",
     cache: Annotated[
         str | None, typer.Option(help="fp32, fp16 or int8 for onnx, by default fp32; Core ML's states are fp16.")
@@ -253,7 +253,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Sample from the k best.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    runtime: Annotated[str | None, typer.Option(help="onnx or coreml")] = None,
+    runtime: Annotated[str | None, typer.Option(help="onnx, executorch or coreml")] = None,
     kernel: Annotated[str | None, typer.Option(help="fused or stock; by default fused where it can be loaded.")] = None,
     threads: Annotated[int | None, typer.Option(help="By default the runtime's choice.")] = None,
     as_json: Json = False,

@@ -27,16 +27,17 @@ def export_bundle(
 ) -> Manifest:
     """Export a model folder or a checkpoint of the paper into the bundle ``out``, replacing an older bundle there.
 
-    ``targets`` are "onnx" and "coreml"; ``cache`` None takes each one's own, fp32 and fp16. ``capacity`` is the number of
-    positions of the static cache, by default all that the model was trained with. ``calibration`` is a text file for the
-    static scales of an int8 cache; a small sample is built in. ``prefill_chunk`` is how many tokens are prefilled at once;
+    ``targets`` are "onnx", "executorch" and "coreml"; ``cache`` None takes each one's own, fp32 or fp16. ``capacity`` is the
+    number of positions of the static cache, by default all that the model was trained with. ``calibration`` is a text file for
+    the static scales of an int8 cache; a small sample is built in. ``prefill_chunk`` is how many tokens are prefilled at once;
     ``head_parts`` cuts Core ML's head and embedding, by default into parts of at most 16384 rows. ``progress`` is told each
     stage. Raises :class:`EdgeQKVError`, and then leaves nothing behind.
 
     For ONNX the bundle holds two graphs over one weight file. The fused one attends with our operator, which quantises an int8
     cache as it writes it, with a scale for each token; the stock one needs only what ONNX Runtime brings, and has static
     scales.
-    For Core ML it holds one package with two functions, ``prefill`` and ``decode``.
+    For ExecuTorch it holds one program, which attends with our operator, and for Core ML one package; each has ``prefill`` and
+    ``decode``.
     """
     if isinstance(targets, str) or not targets:
         raise EdgeQKVError(f"targets is a list of at least one of {', '.join(TARGETS)}, found {targets!r}")

@@ -8,7 +8,8 @@ from edgeqkv.errors import EdgeQKVError, MissingPackage
 from edgeqkv.native import native_library
 from edgeqkv.session import Engine, Session
 
-OPERATORS = {"onnx": "runtimes/onnx/libedgeqkv_onnx"}  # by runtime, the library that has ours
+# By runtime, the library that has our operators; for ExecuTorch the whole session.
+OPERATORS = {"onnx": "runtimes/onnx/libedgeqkv_onnx", "executorch": "runtimes/executorch/libedgeqkv_executorch"}
 
 
 def open_bundle(folder: Path, runtime: str | None, kernel: str | None, threads: int | None, check: bool) -> Session:
@@ -36,6 +37,11 @@ def open_artifact(
         engine = CoremlEngine(path.parent, layout, artifact.prefill_chunk, executor or executor_here())
         if executor is None and executor_here() == "interpreter":
             warnings.warn(NOT_CORE_ML, RuntimeWarning, stacklevel=1)
+    elif artifact.runtime == "executorch":
+        from edgeqkv.runtimes.executorch.engine import ExecutorchEngine
+
+        library, vocab_size = native_library(OPERATORS["executorch"]), manifest.model.config.vocab_size
+        engine = ExecutorchEngine(path, layout, artifact.prefill_chunk, vocab_size, threads, library)
     else:
         from edgeqkv.runtimes.onnx.engine import OnnxEngine
 
