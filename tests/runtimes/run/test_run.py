@@ -30,7 +30,8 @@ def ids_of(bundle, *arguments, **options):
 @pytest.fixture(scope="module")
 def onnx_bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "onnx"
-    edgeqkv.export(Path(__file__).parents[3] / "models/q-mqa", folder, cache="int8", capacity=64)
+    # fp32 weights: ONNX Runtime rounds activations for int8 ones, and on aarch64 not to the same values.
+    edgeqkv.export(Path(__file__).parents[3] / "models/q-mqa", folder, weights="fp32", cache="int8", capacity=64)
     return folder
 
 
