@@ -152,7 +152,8 @@ def test_the_aarch64_runner_writes_the_same_ids(executorch_bundles, runtime, tmp
     bundle = executorch_bundles / "shipped"
     if runtime == "onnx":
         bundle = tmp_path / "onnx"
-        edgeqkv.export(Path(__file__).parents[3] / "models/q-mqa", bundle, cache="int8", capacity=64)
+        # fp32: int8 weights round activations as each CPU's own kernels do, and greedy text may then part.
+        edgeqkv.export(Path(__file__).parents[3] / "models/q-mqa", bundle, weights="fp32", cache="int8", capacity=64)
     libraries = {"onnx": AARCH64 / "root/libonnxruntime.so", "executorch": AARCH64 / "executorch/libedgeqkv_executorch.so"}
     emulated = ["qemu-aarch64", "-L", AARCH64 / "root", AARCH64 / "run/edgeqkv-run"]
     assert greedy(bundle, emulated, "--library", libraries[runtime])["ids"] == greedy(bundle, [RUNNER])["ids"]
