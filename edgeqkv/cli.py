@@ -15,6 +15,7 @@ import typer
 import edgeqkv
 from edgeqkv.bench.cli import bench, devices
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.progress import note
 from edgeqkv.report.cli import report
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def verify(
     if tokens < 2:
         raise EdgeQKVError(f"--tokens must be at least 2, found {tokens}")
     with progress_bar("verify") as update:
-        results = compare(bundle, against, text, tokens, lambda d, t: update("", d, t), _note)
+        results = compare(bundle, against, text, tokens, lambda d, t: update("", d, t), note)
     if as_json:
         _print_json([result.record for result in results])
     else:
@@ -239,7 +240,7 @@ def verify(
     for result in results:
         record_parity(bundle, result.record)
         for failure in result.failures:
-            _note(f"{_executed(result.record)} {result.record.kernel}: {failure}")
+            note(f"{_executed(result.record)} {result.record.kernel}: {failure}")
     if any(result.failures for result in results):
         raise typer.Exit(1)
 
@@ -314,10 +315,6 @@ def _executed(record: "ParityRecord") -> str:
     return record.runtime if record.executor == "runtime" else f"{record.runtime} ({record.executor})"
 
 
-def _note(text: str) -> None:
-    print(f"edgeqkv: {text}", file=sys.stderr)
-
-
 def _print_json(value: Any) -> None:
     def plain(v: Any) -> Any:
         return [plain(item) for item in v] if isinstance(v, list) else dataclasses.asdict(v)
@@ -327,18 +324,18 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Entry point: our errors become one sentence on stderr and their exit code, our warnings one sentence."""
-    warnings.showwarning = lambda message, *_: _note(str(message))
+    warnings.showwarning = lambda message, *_: note(str(message))
     try:
         app()
     except EdgeQKVError as error:
         if "--debug" in sys.argv:
             raise
-        _note(str(error))
+        note(str(error))
         raise SystemExit(error.exit_code) from None
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        _note(f"a fault of ours, please report it: {type(error).__name__}: {error} (--debug shows more)")
+        note(f"a fault of ours, please report it: {type(error).__name__}: {error} (--debug shows more)")
         raise SystemExit(70) from None
 
 

@@ -1,9 +1,15 @@
-"""Progress on stderr for anything that takes more than a few seconds; silent when stderr is not a terminal."""
+"""What goes to stderr: notes, and progress of anything that takes more than a few seconds (silent when that is no terminal)."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 Update = Callable[[str, int, int], None]
+
+
+def note(text: str) -> None:
+    """One sentence for the user."""
+    print(f"edgeqkv: {text}", file=sys.stderr)
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.progress import note
 
 
 def bench(
@@ -87,7 +87,7 @@ def bench(
     if again_throttled:
         earlier = [record for record in earlier if not record.throttled]
     with progress_bar("bench") as update:
-        subjects = with_baselines(bundles, baseline, lambda what: update(what, 0, 0), _note)
+        subjects = with_baselines(bundles, baseline, lambda what: update(what, 0, 0), note)
     connections = Connections(folder, ssh_config)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -105,7 +105,7 @@ def bench(
             )
     except KeyboardInterrupt:
         kept = f"what was measured is in {results}; the same command with --resume goes on" if results else "nothing was kept"
-        _note(f"interrupted: {kept}")
+        note(f"interrupted: {kept}")
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -114,7 +114,7 @@ def bench(
         raise outcome.errors[0]
     print(written(outcome.records, "json" if as_json else output, budget))
     for failed in outcome.failures:
-        _note(failed.message)
+        note(failed.message)
     if outcome.failures:
         raise typer.Exit(1)
 
@@ -145,7 +145,7 @@ def devices(
     print(table(["device", "model", "SoC, CPU", "cores", "RAM MiB", "OS", "free disk MiB"], [_described(e) for e in found]))
     for entry in found:
         if entry["problem"]:
-            _note(entry["problem"])
+            note(entry["problem"])
 
 
 def _described(entry: dict[str, Any]) -> list[str]:
@@ -159,7 +159,3 @@ def _described(entry: dict[str, Any]) -> list[str]:
     soc = ", ".join(filter(None, (e.soc, e.cpu)))
     values = (e.model, soc, cores, mib(e.memory_bytes, 0), e.os, mib(e.disk_free_bytes, 0))
     return [entry["device"], *(str(value) if value else "unknown" for value in values)]
-
-
-def _note(text: str) -> None:
-    print(f"edgeqkv: {text}", file=sys.stderr)

@@ -8,12 +8,11 @@ import sys
 
 import pytest
 from adbd import Adbd
-from conftest import one_sentence, tiny_config, tiny_weights
+from conftest import one_sentence
 
 import edgeqkv
 from edgeqkv.bench.measure import _Visit
 from edgeqkv.bench.results import read_results
-from edgeqkv.model_folder import write_model
 
 pytestmark = pytest.mark.skipif(shutil.which("adb") is None, reason="needs Debian's adb")
 
@@ -33,10 +32,8 @@ def adb(adb_server):
 
 
 @pytest.fixture
-def bundle(tmp_path):
-    config = tiny_config("Q-MQA")
-    write_model(tmp_path / "model", config, tiny_weights(config), "# tiny\n")
-    edgeqkv.export(tmp_path / "model", tmp_path / "q-mqa")
+def bundle(tiny_model, tmp_path):
+    edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "q-mqa")
     return tmp_path / "q-mqa"
 
 

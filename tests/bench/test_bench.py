@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import one_sentence, tiny_config, tiny_weights
+from conftest import one_sentence
 
 import edgeqkv
 from edgeqkv.bench.device import Device
@@ -21,21 +21,16 @@ from edgeqkv.bench.results import read_results
 from edgeqkv.bench.summary import written
 from edgeqkv.bench.worker_process import WorkerProcess
 from edgeqkv.errors import EdgeQKVError
-from edgeqkv.model_folder import write_model
 from edgeqkv.native import native_program
 
 QUICK = ("--depths", "8", "--rounds", 1, "--steps", 2, "--threads", 1, "--cool-down", 0)
 
 
 @pytest.fixture
-def bundles(tmp_path):
-    out = []
+def bundles(tiny_model, tmp_path):
     for variant in ("QKV", "Q-MQA"):
-        config = tiny_config(variant)
-        write_model(tmp_path / "m" / variant, config, tiny_weights(config), "# tiny\n")
-        edgeqkv.export(tmp_path / "m" / variant, tmp_path / variant)
-        out.append(tmp_path / variant)
-    return out
+        edgeqkv.export(tiny_model(variant), tmp_path / variant)
+    return [tmp_path / "QKV", tmp_path / "Q-MQA"]
 
 
 def test_records_hold_what_was_asked_for(cli, bundles, tmp_path):

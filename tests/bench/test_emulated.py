@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from adbd import Adbd
-from conftest import one_sentence, tiny_config, tiny_weights
+from conftest import one_sentence
 
 import edgeqkv
-from edgeqkv.model_folder import write_model
 
 BUILD = Path(__file__).parents[2] / "build" / "runner-aarch64"
 RUNNER, ROOT = BUILD / "run" / "edgeqkv-run", BUILD / "root"
@@ -20,14 +19,10 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def bundles(tmp_path):
-    out = []
+def bundles(tiny_model, tmp_path):
     for variant in ("QKV", "Q-MQA"):
-        config = tiny_config(variant)
-        write_model(tmp_path / "m" / variant, config, tiny_weights(config), "# tiny\n")
-        edgeqkv.export(tmp_path / "m" / variant, tmp_path / variant)
-        out.append(tmp_path / variant)
-    return out
+        edgeqkv.export(tiny_model(variant), tmp_path / variant)
+    return [tmp_path / "QKV", tmp_path / "Q-MQA"]
 
 
 @pytest.fixture

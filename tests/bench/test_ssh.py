@@ -12,14 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import one_sentence, tiny_config, tiny_weights
+from conftest import one_sentence
 
 import edgeqkv
 from edgeqkv.bench.device import MARK, Connections
 from edgeqkv.bench.measure import _Visit
 from edgeqkv.bench.results import read_results
 from edgeqkv.errors import EdgeQKVError
-from edgeqkv.model_folder import write_model
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/sbin")
 pytestmark = pytest.mark.skipif(not (SSHD and shutil.which("ssh")), reason="needs Debian's openssh-server and openssh-client")
@@ -92,10 +91,8 @@ def server(tmp_path):
 
 
 @pytest.fixture
-def bundle(tmp_path):
-    config = tiny_config("Q-MQA")
-    write_model(tmp_path / "model", config, tiny_weights(config), "# tiny\n")
-    edgeqkv.export(tmp_path / "model", tmp_path / "q-mqa")
+def bundle(tiny_model, tmp_path):
+    edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "q-mqa")
     return tmp_path / "q-mqa"
 
 
