@@ -39,7 +39,8 @@ $(VENV)/ready: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "edgeqkv needs the Debian package python3-venv: apt-get install python3-venv" >&2; exit 3; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
+	@# Before edgeqkv: its ExecuTorch session is built against the executorch package.
+	$(BIN)/pip install --quiet torch==2.13.0 executorch==1.5.1
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	@touch $@
 

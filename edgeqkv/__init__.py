@@ -26,10 +26,10 @@ def open(  # noqa: A001 - the name reads well where it is used: edgeqkv.open(...
 ) -> "Session":
     """Load a bundle and get a session that prefills and steps.
 
-    ``runtime`` is "onnx" or "coreml" (off macOS a numpy interpreter of the package, for checking it); ``kernel`` is "fused"
-    (our operator reads each cached row once) or "stock" (the runtime's own operators). None takes the bundle's first that can
-    run here, and warns when that is not the fused one. ``threads`` None leaves the choice to the runtime, and Core ML makes it
-    itself. ``check`` compares every file with the sha256 in the manifest first.
+    ``runtime`` is "onnx", "executorch" or "coreml" (off macOS a numpy interpreter of the package, for checking it); ``kernel``
+    is "fused" (our operator reads each cached row once) or "stock" (the runtime's own operators). None takes the bundle's first
+    that can run here, and warns when that is not the fused one. ``threads`` None leaves the choice to the runtime, and Core ML
+    makes it itself. ``check`` compares every file with the sha256 in the manifest first.
     Raises :class:`EdgeQKVError`.
     """
     from edgeqkv.runtimes import open_bundle

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgeqkv.atomic import atomic_write
-from edgeqkv.cache import CacheDtype, CacheLayout, ScaleLayout
+from edgeqkv.cache import Axes, CacheDtype, CacheLayout, ScaleLayout
 from edgeqkv.config import ModelConfig, parameter_count
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import TOKENIZER, file_sha256
@@ -14,12 +14,18 @@ from edgeqkv.text_file import read_text
 
 FORMAT = 2
 MANIFEST = "edgeqkv.json"
-Runtime = Literal["onnx", "coreml"]
+Runtime = Literal["onnx", "executorch", "coreml"]
 Kernel = Literal["fused", "stock"]
 WeightScheme = Literal["fp32", "fp16", "int8"]
 Executor = Literal["runtime", "interpreter", "value_inference"]
-OPERATORS = {"edgeqkv::CachedAttention"}  # ours, that a fused artifact needs of its runtime
-ENTRIES = (MANIFEST, TOKENIZER, "onnx", "coreml")  # all that a bundle holds at its top
+# What a fused artifact needs beyond its runtime's core is ours; ExecuTorch's llama operators are an extension that not every
+# build of it has.
+OPERATORS: dict[tuple[Runtime, Kernel], set[str]] = {
+    ("onnx", "fused"): {"edgeqkv::CachedAttention"},
+    ("executorch", "fused"): {"edgeqkv::cached_attention.out"},
+    ("executorch", "stock"): {"llama::update_cache.out", "llama::custom_sdpa.out"},
+}
+ENTRIES = (MANIFEST, TOKENIZER, "onnx", "executorch", "coreml")  # all that a bundle holds at its top
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class CacheEntry:
     names: tuple[str, ...]
     dtype: CacheDtype
     shape: tuple[int, ...]
-    layout: Literal["batch, kv_head, position, channel"]
+    layout: Axes
     scale_layout: ScaleLayout
     scale_names: tuple[str, ...]
     scale_shape: tuple[int, ...]
@@ -81,13 +87,16 @@ class Port:
 @dataclass(frozen=True)
 class EntryPoint:
     """``aliases`` maps each output that must share memory with an input to that input. Where the runtime keeps the cache itself
-    (Core ML's states) nothing of it is an input or output, and ``states`` maps each state to the cache tensor it holds."""
+    (Core ML's states, ExecuTorch's mutable buffers) nothing of it is an input or output, and ``states`` maps each state to the
+    cache tensor it holds. ``arena_bytes`` is what the runtime reserves for a call, the cache among it, where export plans that
+    (ExecuTorch); None where the runtime decides."""
 
     name: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     aliases: dict[str, str]
     states: dict[str, str]
+    arena_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ class Artifact:
 
     runtime: Runtime
     kernel: Kernel
-    attention: Literal["fused", "gqa", "folded"]
+    attention: Literal["fused", "gqa", "folded", "sdpa"]
     operators: tuple[str, ...]
     weights: WeightsEntry
     cache: CacheEntry
@@ -163,6 +172,7 @@ class Manifest:
             head_dim=config.head_dim,
             dtype=cache.dtype,
             scales=cache.scale_layout,
+            axes=cache.layout,
         )
 
 
@@ -172,7 +182,7 @@ def cache_entry(layout: CacheLayout, scales: dict[str, tuple[float, ...]]) -> Ca
         names=tuple(layout.names),
         dtype=layout.dtype,
         shape=layout.shape,
-        layout="batch, kv_head, position, channel",
+        layout=layout.axes,
         scale_layout=layout.scales,
         scale_names=tuple(layout.scale_names),
         scale_shape=layout.scale_shape,
@@ -234,11 +244,12 @@ def _check(manifest: Manifest, where: str) -> None:
         demand(inside, f"{name} names files outside the bundle")
         in_range = 1 <= artifact.prefill_chunk <= manifest.capacity
         demand(in_range, f"{name} has a prefill_chunk outside 1..{manifest.capacity}")
-        attends = ((artifact.kernel == "fused") == (artifact.attention == "fused")) and set(artifact.operators) == (
-            OPERATORS if artifact.kernel == "fused" else set()
-        )
+        needs = OPERATORS.get((artifact.runtime, artifact.kernel), set())
+        attends = (artifact.kernel == "fused") == (artifact.attention == "fused") and set(artifact.operators) == needs
         demand(attends, f"{name} does not say what attends")
         for entry in artifact.entry_points:
+            planned = entry.arena_bytes is None if artifact.runtime != "executorch" else (entry.arena_bytes or 0) >= cache.bytes
+            demand(planned, f"the cache of {name} does not fit what its {entry.name} reserves")
             given = {port.name for port in entry.inputs}
             logits = [port for port in entry.outputs if port.name == "logits"]
             demand({"ids", "position"} <= given, f"{name} does not take ids and a position")

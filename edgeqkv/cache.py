@@ -1,7 +1,8 @@
 """What the cache is: the static layout that every runtime allocates, and the one function that counts its bytes.
 
 Each layer has one tensor (``k``) when the value is the key, else two (``k``, ``v``), each [1, n_kv_head, capacity, head_dim],
-contiguous: the positions of one KV head lie side by side. ``capacity`` never changes; ``depth`` positions of it are filled.
+contiguous: the positions of one KV head lie side by side. (Only ExecuTorch's own operators want [1, capacity, n_kv_head,
+head_dim].) ``capacity`` never changes; ``depth`` positions of it are filled.
 An int8 tensor may have its scales beside it, one float32 for each KV head and position, written with the row they belong to.
 """
 
@@ -14,6 +15,7 @@ from edgeqkv.errors import EdgeQKVError
 
 CacheDtype = Literal["fp32", "fp16", "int8"]
 ScaleLayout = Literal["none", "static", "per_token"]
+Axes = Literal["batch, kv_head, position, channel", "batch, position, kv_head, channel"]
 DTYPE_BYTES: dict[str, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 NUMPY_NAMES: dict[str, str] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
@@ -38,9 +40,12 @@ class CacheLayout:
     head_dim: int
     dtype: CacheDtype
     scales: ScaleLayout
+    axes: Axes = "batch, kv_head, position, channel"
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
+        if self.axes == "batch, position, kv_head, channel":
+            return (1, self.capacity, self.n_kv_head, self.head_dim)
         return (1, self.n_kv_head, self.capacity, self.head_dim)
 
     @property

@@ -140,18 +140,21 @@ def new(
 def export(
     model: Annotated[Path, typer.Argument(help="Model folder or checkpoint.")],
     out: Out,
-    target: Annotated[list[str], typer.Option(help="onnx or coreml; give it again for more.")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
-    weights: Annotated[str, typer.Option(help="int8, or fp32 (onnx) or fp16 (coreml).")] = "int8",
+    target: Annotated[list[str], typer.Option(help="onnx, executorch, coreml; repeat for more.")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
+    weights: Annotated[str, typer.Option(help="int8, or fp32 (onnx, executorch) or fp16 (coreml).")] = "int8",
     cache: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or int8 for onnx, by default fp32; Core ML's states are fp16.")
+        str | None, typer.Option(help="fp32, fp16 or int8, by default fp32; Core ML's states are fp16.")
     ] = None,
     capacity: Annotated[int | None, typer.Option(help="Positions of the cache; by default all the model has.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="Text for the static scales of the stock int8 cache.")] = None,
     prefill_chunk: Annotated[
-        int | None, typer.Option(help="Tokens that are prefilled at once, by default 64 for onnx, 32 for coreml.")
+        int | None, typer.Option(help="Tokens that are prefilled at once, by default 64, for coreml 32.")
     ] = None,
     head_parts: Annotated[
         int | None, typer.Option(help="Core ML: cut head and embedding, by default into parts of at most 16384 rows.")
+    ] = None,
+    kernel: Annotated[
+        str | None, typer.Option(help="ExecuTorch: fused attends with our operator, the default; stock with its llama operators.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -170,6 +173,7 @@ def export(
             calibration=calibration,
             prefill_chunk=prefill_chunk,
             head_parts=head_parts,
+            kernel=kernel,  # type: ignore[arg-type]
             progress=lambda stage: update(stage, 0, 0),
         )
     if as_json:
@@ -254,7 +258,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Sample from the k best.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    runtime: Annotated[str | None, typer.Option(help="onnx or coreml")] = None,
+    runtime: Annotated[str | None, typer.Option(help="onnx, executorch or coreml")] = None,
     kernel: Annotated[str | None, typer.Option(help="fused or stock; by default fused where it can be loaded.")] = None,
     threads: Annotated[int | None, typer.Option(help="By default the runtime's choice.")] = None,
     as_json: Json = False,

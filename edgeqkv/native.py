@@ -1,4 +1,4 @@
-"""The compiled libraries that a wheel carries, and what to do where it carries none."""
+"""The compiled libraries and programs that a wheel carries, and what to do where it carries none."""
 
 import ctypes
 import functools
@@ -13,15 +13,7 @@ from edgeqkv.errors import MissingPackage
 def native_library(name: str) -> Path:
     """Where the library ``name`` (its path in the package, without ".so") lies; :class:`MissingPackage` says why it cannot be
     used."""
-    try:
-        path = Path(str(distribution("edgeqkv").locate_file(f"edgeqkv/{name}.so")))
-    except PackageNotFoundError as error:
-        raise MissingPackage("edgeqkv is not installed, so its compiled kernel is not there: pip install edgeqkv") from error
-    if not path.is_file():
-        raise MissingPackage(
-            "this edgeqkv was installed without its compiled kernel: there was no C++ compiler (Debian: g++), "
-            "EDGEQKV_NO_NATIVE was set, or the build failed (pip install -v shows why)"
-        )
+    path = native_file(f"{name}.so")
     try:
         ctypes.CDLL(str(path))
     except OSError as error:
@@ -32,7 +24,26 @@ def native_library(name: str) -> Path:
 def native_program(name: str) -> Path | None:
     """Where the executable ``name`` (its path in the package) lies, or None if this installation has none."""
     try:
-        path = Path(str(distribution("edgeqkv").locate_file(f"edgeqkv/{name}")))
-    except PackageNotFoundError:
+        path = native_file(name)
+    except MissingPackage:
         return None
     return path if os.access(path, os.X_OK) else None
+
+
+def native_file(name: str) -> Path:
+    """Where the compiled file ``name`` (its path in the package) lies; :class:`MissingPackage` where there is none."""
+    try:
+        path = Path(str(distribution("edgeqkv").locate_file(f"edgeqkv/{name}")))
+    except PackageNotFoundError as error:
+        raise MissingPackage("edgeqkv is not installed, so its compiled kernel is not there: pip install edgeqkv") from error
+    if not path.is_file() and "executorch" in name:
+        raise MissingPackage(
+            "this edgeqkv was installed without its ExecuTorch session, which is built where the package executorch is: "
+            'pip install "executorch==1.5.1", then install edgeqkv again'
+        )
+    if not path.is_file():
+        raise MissingPackage(
+            "this edgeqkv was installed without its compiled kernel: there was no C++ compiler (Debian: g++), "
+            "EDGEQKV_NO_NATIVE was set, or the build failed (pip install -v shows why)"
+        )
+    return path

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import edgeqkv
 from edgeqkv.atomic import atomic_folder, refuse_to_replace
-from edgeqkv.bundle import ENTRIES, FORMAT, Artifact, Manifest, ModelEntry, WeightScheme, write_manifest
+from edgeqkv.bundle import ENTRIES, FORMAT, Artifact, Kernel, Manifest, ModelEntry, WeightScheme, write_manifest
 from edgeqkv.cache import CacheDtype
 from edgeqkv.config import parameter_count
 from edgeqkv.errors import EdgeQKVError
@@ -23,20 +23,22 @@ def export_bundle(
     calibration: str | Path | None = None,
     prefill_chunk: int | None = None,
     head_parts: int | None = None,
+    kernel: Kernel | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Manifest:
     """Export a model folder or a checkpoint of the paper into the bundle ``out``, replacing an older bundle there.
 
-    ``targets`` are "onnx" and "coreml"; ``cache`` None takes each one's own, fp32 and fp16. ``capacity`` is the number of
-    positions of the static cache, by default all that the model was trained with. ``calibration`` is a text file for the
-    static scales of an int8 cache; a small sample is built in. ``prefill_chunk`` is how many tokens are prefilled at once;
-    ``head_parts`` cuts Core ML's head and embedding, by default into parts of at most 16384 rows. ``progress`` is told each
-    stage. Raises :class:`EdgeQKVError`, and then leaves nothing behind.
+    ``targets`` are "onnx", "executorch" and "coreml"; ``cache`` None takes each one's own, fp32 or fp16. ``capacity`` is the
+    number of positions of the static cache, by default all that the model was trained with. ``calibration`` is a text file for
+    the static scales of an int8 cache; a small sample is built in. ``prefill_chunk`` is how many tokens are prefilled at once;
+    ``head_parts`` cuts Core ML's head and embedding, by default into parts of at most 16384 rows. ``kernel`` is for ExecuTorch,
+    whose program attends either with our operator, "fused", or for apps without it with ExecuTorch's own, "stock".
+    ``progress`` is told each stage. Raises :class:`EdgeQKVError`, and then leaves nothing behind.
 
     For ONNX the bundle holds two graphs over one weight file. The fused one attends with our operator, which quantises an int8
     cache as it writes it, with a scale for each token; the stock one needs only what ONNX Runtime brings, and has static
     scales.
-    For Core ML it holds one package with two functions, ``prefill`` and ``decode``.
+    For ExecuTorch it holds one program, and for Core ML one package; each has ``prefill`` and ``decode``.
     """
     if isinstance(targets, str) or not targets:
         raise EdgeQKVError(f"targets is a list of at least one of {', '.join(TARGETS)}, found {targets!r}")
@@ -44,6 +46,9 @@ def export_bundle(
         raise EdgeQKVError(f"calibration text is for an int8 cache; this export has a cache in {cache or 'floating point'}")
     if head_parts is not None and "coreml" not in targets:
         raise EdgeQKVError("head parts are for the target coreml, which this export does not have")
+    if kernel is not None and "executorch" not in targets:
+        raise EdgeQKVError("a kernel is chosen for the target executorch alone; an ONNX bundle holds the graphs of both")
+    _refuse_unknown("kernel", [] if kernel is None else [kernel], ["fused", "stock"])
     _refuse_unknown("target", targets, list(TARGETS))
     _refuse_unknown("weights", [weights], [scheme for target in TARGETS.values() for scheme in target.weights])
     _refuse_unknown("cache", [] if cache is None else [cache], [dtype for t in TARGETS.values() for dtype in t.caches])
@@ -67,6 +72,7 @@ def export_bundle(
             calibration=Path(calibration) if calibration else None,
             prefill_chunk=min(target.prefill_chunk, capacity) if prefill_chunk is None else prefill_chunk,
             head_parts=head_parts,
+            kernel=kernel,
         )
         for name, target in chosen.items()
     }

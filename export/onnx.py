@@ -49,11 +49,6 @@ def attention_form(config: ModelConfig, dtype: CacheDtype) -> Attention:
     return "folded" if shared_by >= (8 if dtype == "int8" else 4) else "gqa"
 
 
-def fused_possible(config: ModelConfig) -> bool:
-    """Whether our operator takes the model's heads (runtimes/kernels/include/edgeqkv_attention.h)."""
-    return config.head_dim % 8 == 0 and config.head_dim <= 1024
-
-
 class OnnxVerbs:
     """Records nodes.
 

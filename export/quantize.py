@@ -1,4 +1,4 @@
-"""int8 weights: symmetric, one scale for each block of a row, in the layout that ONNX Runtime's MatMulNBits reads."""
+"""int8 weights: symmetric, one scale for each block of a row (ONNX's MatMulNBits) or for each row (Core ML, XNNPACK)."""
 
 from dataclasses import dataclass
 

@@ -1,18 +1,20 @@
 """What each target can store, and how its part of a bundle is written. A new target is one more entry of :data:`TARGETS`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from edgeqkv.bundle import Artifact, EntryPoint, Kernel, Port, WeightScheme, WeightsEntry, cache_entry
+from edgeqkv.bundle import OPERATORS, Artifact, EntryPoint, Kernel, Port, WeightScheme, WeightsEntry, cache_entry
 from edgeqkv.cache import CacheDtype, CacheLayout, cache_layout
 from edgeqkv.config import ModelConfig
 from edgeqkv.coreml_package import MANIFEST_FILE, PACKAGE, SPEC_FILE, WEIGHT_FILE, require_coremltools, state_name
 from edgeqkv.errors import EdgeQKVError, require
 from edgeqkv.export.quantize import block_size
+from edgeqkv.export.quiet import quiet
 from edgeqkv.model_folder import Model, file_sha256
 
 INT8_SCALES: dict[Kernel, Literal["static", "per_token"]] = {"fused": "per_token", "stock": "static"}
@@ -29,6 +31,7 @@ class Request:
     calibration: Path | None
     prefill_chunk: int
     head_parts: int | None
+    kernel: Kernel | None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class Target:
     need: Callable[[], object]
     check: Callable[[ModelConfig, Request], None]
     write: Callable[[Model, Request, Path, Progress], tuple[Artifact, ...]]
+
+
+def fused_possible(config: ModelConfig) -> bool:
+    """Whether our operator takes the model's heads (runtimes/kernels/include/edgeqkv_attention.h)."""
+    return config.head_dim % 8 == 0 and config.head_dim <= 1024
 
 
 # -- ONNX ---------------------------------------------------------------------------------------------------------
@@ -73,7 +81,6 @@ def _onnx_artifacts(source: Model, request: Request, folder: Path, progress: Pro
         aliases,
         attention_form,
         build_graph,
-        fused_possible,
         write_graphs,
     )
 
@@ -96,7 +103,7 @@ def _onnx_artifacts(source: Model, request: Request, folder: Path, progress: Pro
     }
     write_graphs({files[kernel]: graph for kernel, graph in graphs.items()}, folder / "onnx")
     present = {name: file_sha256(path) for name in (*files.values(), DATA_FILE) if (path := folder / "onnx" / name).is_file()}
-    version = require("onnxruntime", "onnx").__version__
+    runtime_version = require("onnxruntime", "onnx").__version__
 
     def artifact(kernel: Kernel, layout: CacheLayout) -> Artifact:
         static = scales if layout.scales == "static" else {}
@@ -108,7 +115,7 @@ def _onnx_artifacts(source: Model, request: Request, folder: Path, progress: Pro
             weights=WeightsEntry(request.weights, _onnx_blocks(config) if request.weights == "int8" else {}),
             cache=cache_entry(layout, {name: tuple(float(str(x)) for x in scale) for name, scale in static.items()}),
             files={f"onnx/{name}": present[name] for name in (files[kernel], DATA_FILE) if name in present},
-            runtime_version=version,
+            runtime_version=runtime_version,
             prefill_chunk=request.prefill_chunk,
             entry_points=(_entry_point(config, layout, aliases(graphs[kernel])),),
         )
@@ -126,6 +133,7 @@ def _entry_point(config: ModelConfig, layout: CacheLayout, aliases: dict[str, st
         outputs=(logits, *(Port(name, caches[source].dtype, caches[source].shape) for name, source in aliases.items())),
         aliases=aliases,
         states={},
+        arena_bytes=None,
     )
 
 
@@ -158,6 +166,7 @@ def _coreml_artifacts(source: Model, request: Request, folder: Path, progress: P
             outputs=(Port("logits", "float32", (config.vocab_size,)),),
             aliases={},
             states={state_name(name): name for name in layout.names},
+            arena_bytes=None,
         )
 
     artifact = Artifact(
@@ -175,6 +184,72 @@ def _coreml_artifacts(source: Model, request: Request, folder: Path, progress: P
     return (artifact,)
 
 
+# -- ExecuTorch ---------------------------------------------------------------------------------------------------
+
+
+def _need_executorch() -> None:
+    with quiet():
+        require("executorch.exir", "executorch")
+
+
+def _check_executorch(config: ModelConfig, request: Request) -> None:
+    cache_layout(config, request.capacity, request.cache)
+    if request.kernel == "stock" and request.cache != "fp32":
+        raise EdgeQKVError(f"ExecuTorch's own operators, --kernel stock, take an fp32 cache, not {request.cache}")
+    if request.kernel != "stock" and not fused_possible(config):
+        raise EdgeQKVError(
+            f"head_dim is {config.head_dim}, and our operator takes multiples of 8 up to 1024; for ExecuTorch's own add "
+            "--kernel stock"
+        )
+    if not 2 <= request.prefill_chunk <= request.capacity:
+        raise EdgeQKVError(f"prefill chunk {request.prefill_chunk} is outside 2..{request.capacity}, the capacity")
+
+
+def _executorch_artifacts(source: Model, request: Request, folder: Path, progress: Progress) -> tuple[Artifact, ...]:
+    config, chunk, int8_weights = source.config, request.prefill_chunk, request.weights == "int8"
+    kernel: Kernel = request.kernel or "fused"
+    layout = cache_layout(config, request.capacity, request.cache)
+    if kernel == "stock":
+        layout = replace(layout, axes="batch, position, kv_head, channel")
+    progress("exporting the ExecuTorch program")
+    with quiet():
+        from edgeqkv.export.executorch import METHODS, lower, to_program
+        from edgeqkv.export.executorch import state_name as buffer_name
+        from edgeqkv.export.executorch_file import store_once
+
+        program, arenas = to_program(lower(config, source.weights, layout, int8_weights, chunk, kernel), layout)
+    path = folder / "executorch" / "model.pte"
+    path.parent.mkdir()
+    path.write_bytes(store_once(program))
+    rows = {str(width): width for width in sorted({config.d_model, config.d_mlp})} if int8_weights else {}
+    position, count = Port("position", "int64", (1,)), Port("count", "int64", (1,))
+
+    def entry_point(name: str) -> EntryPoint:
+        ids = Port("ids", "int64", (1, chunk if name == "prefill" else 1))
+        return EntryPoint(
+            name=name,
+            inputs=(ids, position, count) if name == "prefill" else (ids, position),
+            outputs=(Port("logits", "float32", (config.vocab_size,)),),
+            aliases={},
+            states={buffer_name(buffer): buffer for buffer in layout.buffers},
+            arena_bytes=arenas[name],
+        )
+
+    artifact = Artifact(
+        runtime="executorch",
+        kernel=kernel,
+        attention="fused" if kernel == "fused" else "sdpa",
+        operators=tuple(sorted(OPERATORS["executorch", kernel])),
+        weights=WeightsEntry(request.weights, rows),
+        cache=cache_entry(layout, {}),
+        files={"executorch/model.pte": file_sha256(path)},
+        runtime_version=version("executorch").partition("+")[0],
+        prefill_chunk=chunk,
+        entry_points=tuple(entry_point(name) for name in METHODS),
+    )
+    return (artifact,)
+
+
 TARGETS = {
     "onnx": Target(
         weights=("int8", "fp32"),
@@ -184,6 +259,15 @@ TARGETS = {
         need=lambda: require("onnx_ir", "onnx"),
         check=_check_onnx,
         write=_onnx_artifacts,
+    ),
+    "executorch": Target(
+        weights=("int8", "fp32"),
+        caches=("fp32", "fp16", "int8"),
+        other_caches="it can do fp32, fp16, int8",
+        prefill_chunk=64,  # as for ONNX; the program is made for it, and a shorter prompt is padded to it
+        need=_need_executorch,
+        check=_check_executorch,
+        write=_executorch_artifacts,
     ),
     "coreml": Target(
         weights=("int8", "fp16"),

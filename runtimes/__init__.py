@@ -8,7 +8,8 @@ from edgeqkv.errors import EdgeQKVError, MissingPackage
 from edgeqkv.native import native_library
 from edgeqkv.session import Engine, Session
 
-OPERATORS = {"onnx": "runtimes/onnx/libedgeqkv_onnx"}  # by runtime, the library that has ours
+# By runtime, the library that has our operators; for ExecuTorch the whole session.
+OPERATORS = {"onnx": "runtimes/onnx/libedgeqkv_onnx", "executorch": "runtimes/executorch/libedgeqkv_executorch"}
 
 
 def open_bundle(folder: Path, runtime: str | None, kernel: str | None, threads: int | None, check: bool) -> Session:
@@ -36,6 +37,12 @@ def open_artifact(
         engine = CoremlEngine(path.parent, layout, artifact.prefill_chunk, executor or executor_here())
         if executor is None and executor_here() == "interpreter":
             warnings.warn(NOT_CORE_ML, RuntimeWarning, stacklevel=1)
+    elif artifact.runtime == "executorch":
+        from edgeqkv.runtimes.executorch.engine import ExecutorchEngine
+
+        library, vocab_size = native_library(OPERATORS["executorch"]), manifest.model.config.vocab_size
+        stock = artifact.kernel == "stock"
+        engine = ExecutorchEngine(path, layout, artifact.prefill_chunk, vocab_size, threads, library, stock)
     else:
         from edgeqkv.runtimes.onnx.engine import OnnxEngine
 
@@ -50,7 +57,9 @@ def choose_artifact(folder: Path, manifest: Manifest, runtime: str | None, kerne
 
     A warning says so when a better one had to be passed over; :class:`MissingPackage` when none is left.
     """
-    found = matching_artifacts(folder, manifest, runtime, kernel)
+    found = matching_artifacts(manifest, runtime, kernel)
+    if not found:
+        raise no_artifact(folder, manifest, runtime, kernel)
     missing: MissingPackage | None = None
     for artifact in found:
         try:
@@ -66,11 +75,12 @@ def choose_artifact(folder: Path, manifest: Manifest, runtime: str | None, kerne
     raise MissingPackage(f"{folder} cannot run here: {missing}")
 
 
-def matching_artifacts(folder: Path, manifest: Manifest, runtime: str | None, kernel: str | None) -> list[Artifact]:
-    """Those for ``runtime`` and ``kernel`` (None: any), best first, whether they can run here or not; at least one."""
-    found = [a for a in manifest.artifacts if runtime in (None, a.runtime) and kernel in (None, a.kernel)]
-    if not found:
-        have = ", ".join(f"{a.runtime} ({a.kernel} kernel)" for a in manifest.artifacts)
-        asked = f"the runtime {runtime or 'any'!r}" + (f" with the kernel {kernel!r}" if kernel else "")
-        raise EdgeQKVError(f"{folder} holds nothing for {asked}; it was exported for: {have}")
-    return found
+def matching_artifacts(manifest: Manifest, runtime: str | None, kernel: str | None) -> list[Artifact]:
+    """Those for ``runtime`` and ``kernel`` (None: any), best first, whether they can run here or not."""
+    return [a for a in manifest.artifacts if runtime in (None, a.runtime) and kernel in (None, a.kernel)]
+
+
+def no_artifact(folder: Path, manifest: Manifest, runtime: str | None, kernel: str | None) -> EdgeQKVError:
+    have = ", ".join(f"{a.runtime} ({a.kernel} kernel)" for a in manifest.artifacts)
+    asked = f"the runtime {runtime or 'any'!r}" + (f" with the kernel {kernel!r}" if kernel else "")
+    return EdgeQKVError(f"{folder} holds nothing for {asked}; it was exported for: {have}")

@@ -1,10 +1,13 @@
 """What several tests need: the golden checkpoints, tiny random models, and the command line as a function."""
 
+import multiprocessing
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +27,14 @@ GOLDEN_VARIANTS = {
     "q_gqa": "Q-GQA-2",
     "q_mqa": "Q-MQA",
 }
+MODELS = Path(__file__).parents[1] / "models"
+# (model, name, weights, cache, capacity); golden Q-MQA has two layers, so that it is the quickest to export once more.
+EXECUTORCH_CHUNK = 16
+EXECUTORCH_MORE: list[tuple[str, str, str, str, int | None]] = [
+    (str(MODELS / "q-mqa"), "shipped", "int8", "int8", 256),
+    (str(GOLDEN / "q_kv.pt"), "q_kv-int8", "int8", "int8", None),
+    (str(GOLDEN / "qkv.pt"), "qkv-int8-cache", "fp32", "int8", None),
+]
 TINY = ModelConfig("QKV", 2, 4, 4, 64, 128, 48, 320, 300, "learned", 1e-5)
 
 
@@ -75,6 +86,26 @@ def tiny_model(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def executorch_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of ExecuTorch bundles: fp32 for every golden checkpoint by its name, and what EXECUTORCH_MORE adds. ExecuTorch
+    takes half a minute for each, so that they are made once, two at a time, and in processes that end: it keeps much memory."""
+    folder = tmp_path_factory.mktemp("executorch")
+    wanted = [(str(GOLDEN / f"{name}.pt"), name, "fp32", "fp32", None) for name in GOLDEN_VARIANTS] + EXECUTORCH_MORE
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(export_executorch, wanted, [str(folder)] * len(wanted)))
+    return folder
+
+
+def export_executorch(what: tuple[str, str, str, str, int | None], folder: str) -> None:
+    import edgeqkv
+
+    model, name, weights, cache, capacity = what
+    options: dict[str, Any] = {"targets": ["executorch"], "weights": weights, "cache": cache, "capacity": capacity}
+    options["prefill_chunk"] = None if name == "shipped" else EXECUTORCH_CHUNK
+    edgeqkv.export(model, Path(folder) / name, **options)
 
 
 @pytest.fixture

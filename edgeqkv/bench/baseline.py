@@ -115,5 +115,6 @@ def _random(manifest: Manifest, progress: Callable[[str], None]) -> Path:
             weights=manifest.artifacts[0].weights.scheme,
             cache=manifest.artifacts[0].cache.dtype,
             capacity=manifest.capacity,
+            kernel=next((artifact.kernel for artifact in manifest.artifacts if artifact.runtime == "executorch"), None),
         )
     return target

@@ -23,19 +23,21 @@ from edgeqkv.bench.measure import (
     make_plan,
     measurable,
     measure,
+    nothing_to_measure,
 )
 from edgeqkv.bench.probe import environment_script, parse_environment
 from edgeqkv.bench.program import Program, Programs, choose_program
 from edgeqkv.bench.record import Environment, Failure, Record
-from edgeqkv.bundle import MANIFEST
+from edgeqkv.bundle import MANIFEST, Artifact
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import file_sha256
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """What is measured of every bundle. ``runtimes`` and ``kernels`` may hold None: the bundle's best on the device;
-    ``threads`` may hold None: one for each core of the device. ``depths`` None: a quarter, a half and all of the capacity."""
+    """What is measured of every bundle: each of ``runtimes`` with each of ``kernels`` that the bundle has for it. They may hold
+    None: the bundle's best on the device; ``threads`` may hold None: one for each core of the device. ``depths`` None: a
+    quarter, a half and all of the capacity."""
 
     runtimes: tuple[str | None, ...] = (None,)
     kernels: tuple[str | None, ...] = (None,)
@@ -45,6 +47,15 @@ class Matrix:
     steps: int = 8
     prompt: int = 128
     cool_down: float = 1.0
+
+    def artifacts(self, subject: Subject) -> dict[tuple[str | None, str | None], list[Artifact]]:
+        """By runtime and kernel, those that the subject has of what was asked for; it must have each runtime and each kernel."""
+        pairs = list(product(self.runtimes, self.kernels))
+        found = {pair: able for pair in pairs if (able := measurable(subject, *pair))}
+        for runtime, kernel in pairs:
+            if not any(pair[0] == runtime for pair in found) or not any(pair[1] == kernel for pair in found):
+                raise nothing_to_measure(subject, runtime, kernel)
+        return found
 
 
 def measure_devices(
@@ -65,9 +76,7 @@ def measure_devices(
     """
     plan_of(matrix, subjects, 1)  # refuses before anything has been measured
     for subject in subjects:
-        for runtime in matrix.runtimes:
-            for kernel in matrix.kernels:
-                measurable(subject, runtime, kernel)
+        matrix.artifacts(subject)
     lock, stops = threading.Lock(), {name: Stop() for name in names}
     out = Outcome([], [], [])
 
@@ -138,7 +147,7 @@ def _measure_device(
     with tempfile.TemporaryDirectory(prefix="edgeqkv-") as scratch:
         program = choose_program(device, environment, programs, Path(scratch))
     places = [_place(device, subject, matrix, progress) for subject in subjects]
-    cells = product(zip(subjects, places, strict=True), matrix.runtimes, matrix.kernels)
+    cells = [(which, *pair) for which in zip(subjects, places, strict=True) for pair in matrix.artifacts(which[0])]
     variants = [Variant(number, *which, runtime, kernel) for number, (which, runtime, kernel) in enumerate(cells)]
     errors: list[EdgeQKVError] = []
     measured = 0
@@ -169,12 +178,7 @@ def _place(device: Device, subject: Subject, matrix: Matrix, progress: Progress)
     """Where the bundle lies for the worker; sent there first, with only the files that are needed."""
     if device.folder is None:
         return str(subject.folder.resolve())
-    artifacts = [
-        artifact
-        for runtime in matrix.runtimes
-        for kernel in matrix.kernels
-        for artifact in measurable(subject, runtime, kernel)
-    ]
+    artifacts = [artifact for able in matrix.artifacts(subject).values() for artifact in able]
     files = {name: subject.folder / name for name in (MANIFEST, *(name for a in artifacts for name in a.files))}
     key = file_sha256(subject.folder / MANIFEST)[:16]
     return device.send(files, f"bundle-{key}", lambda what: progress(what, 0, 0))

@@ -38,7 +38,7 @@ from edgeqkv.bench.worker_process import WorkerProcess
 from edgeqkv.bundle import MANIFEST, Artifact
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import file_sha256
-from edgeqkv.runtimes import matching_artifacts
+from edgeqkv.runtimes import matching_artifacts, no_artifact
 
 GREEDY_PROMPT, GREEDY_TOKENS = (1, 2, 3), 16
 Progress = Callable[[str, int, int], None]
@@ -221,12 +221,15 @@ def _fits(environment: Environment, visits: "Sequence[_Visit]") -> bool:
 
 
 def measurable(subject: Subject, runtime: str | None, kernel: str | None) -> list[Artifact]:
-    """The subject's artifacts for ``runtime`` and ``kernel``, best first, that a worker can run; at least one."""
-    found = matching_artifacts(subject.folder, subject.manifest, runtime, kernel)
-    able = [artifact for artifact in found if artifact.runtime != "coreml"]
-    if not able:
-        raise EdgeQKVError(ONLY_CORE_ML.format(subject.folder))
-    return able
+    """The subject's artifacts for ``runtime`` and ``kernel``, best first, that a worker can run."""
+    found = matching_artifacts(subject.manifest, runtime, kernel)
+    return [artifact for artifact in found if artifact.runtime != "coreml"]
+
+
+def nothing_to_measure(subject: Subject, runtime: str | None, kernel: str | None) -> EdgeQKVError:
+    if matching_artifacts(subject.manifest, runtime, kernel):
+        return EdgeQKVError(ONLY_CORE_ML.format(subject.folder))
+    return no_artifact(subject.folder, subject.manifest, runtime, kernel)
 
 
 @functools.cache
@@ -268,7 +271,7 @@ class _Visit:
         if found != best:
             _warn_once(f"{self.bench.device.name}: running the {found} graph, which is slower: no operator for the {best} one")
         manifest = self.variant.subject.manifest
-        self.artifact = matching_artifacts(self.variant.subject.folder, manifest, self.artifact.runtime, found)[0]
+        self.artifact = matching_artifacts(manifest, self.artifact.runtime, found)[0]
         self.loads.append(self.loaded["load_s"])
         self.memory.setdefault("start", Memory(**self.loaded["start"]))
         self._note_memory("loaded")

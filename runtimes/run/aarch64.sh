@@ -2,10 +2,9 @@
 # sh runtimes/run/aarch64.sh BUILD PYTHON: the runner for aarch64 in BUILD/run, and in BUILD/root what qemu-user's -L needs for it.
 set -eu
 build=$1 python=$2
-version=$("$python" -c 'import onnxruntime; print(onnxruntime.__version__)')
+installed() { "$python" -c "from importlib.metadata import version; print(version('$1').split('+')[0])"; }
+onnxruntime=$(installed onnxruntime) executorch=$(installed executorch)
 here=$(dirname "$0")
-cmake -S "$here/.." -B "$build" -DCMAKE_TOOLCHAIN_FILE="$(cd "$here" && pwd)/../kernels/cmake/aarch64-linux-gnu.cmake" >/dev/null
-cmake --build "$build" --target edgeqkv-run --parallel 2 >/dev/null
 mkdir -p "$build/root/proc"
 ln -sfn /usr/aarch64-linux-gnu/lib "$build/root/lib"
 # ONNX Runtime reads this when it is loaded and dies on an x86-64 one; this is a Neoverse N1, once for each core.
@@ -13,10 +12,14 @@ for core in $(seq 0 $(($(nproc) - 1))); do
   printf 'processor\t: %s\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc ' "$core"
   printf 'dcpop asimddp\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\nCPU revision\t: 1\n\n'
 done >"$build/root/proc/cpuinfo"
-library="$build/root/libonnxruntime.so"
-if [ ! -f "$library" ]; then
+wheels="$build/wheels/unpacked"
+if [ ! -d "$wheels" ]; then
   "$python" -m pip download --quiet --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 --dest "$build/wheels" \
-    "onnxruntime==$version"
-  "$python" -m zipfile -e "$build"/wheels/onnxruntime-*.whl "$build/wheels/onnxruntime"
-  cp "$build"/wheels/onnxruntime/onnxruntime/capi/libonnxruntime.so.* "$library"
+    "onnxruntime==$onnxruntime" "executorch==$executorch"
+  for wheel in "$build"/wheels/*.whl; do "$python" -m zipfile -e "$wheel" "$wheels.part"; done
+  mv "$wheels.part" "$wheels"
 fi
+cp "$wheels"/onnxruntime/capi/libonnxruntime.so.* "$build/root/libonnxruntime.so"
+cmake -S "$here/.." -B "$build" -DCMAKE_TOOLCHAIN_FILE="$(cd "$here" && pwd)/../kernels/cmake/aarch64-linux-gnu.cmake" \
+  -DEXECUTORCH_DIR="$(cd "$wheels" && pwd)/executorch" >/dev/null
+cmake --build "$build" --parallel 2 >/dev/null

@@ -17,6 +17,7 @@ Artifact read_artifact(const Json& json) {
   artifact.kernel = json.at("kernel").string();
   artifact.cache_dtype = json.at("cache").at("dtype").string();
   artifact.weights = json.at("weights").at("scheme").string();
+  artifact.cache_bytes = json.at("cache").at("bytes").integer();
   artifact.prefill_chunk = json.at("prefill_chunk").integer();
   if (json.at("cache").at("scale_layout").string() == "static")
     artifact.constant_scale_bytes = json.at("cache").at("scale_bytes").integer();
@@ -28,7 +29,7 @@ Artifact read_artifact(const Json& json) {
   const Json& entry = json.at("entry_points").array()[0];
   for (const Json& port : entry.at("inputs").array()) {
     Buffer buffer = {port.at("name").string(), port.at("dtype").string(), {}};
-    if (buffer.name == "ids" || buffer.name == "position") continue;
+    if (buffer.name == "ids" || buffer.name == "position" || buffer.name == "count") continue;
     for (const Json& size : port.at("shape").array()) buffer.shape.push_back(size.integer());
     artifact.caches.push_back(buffer);
   }

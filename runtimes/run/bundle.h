@@ -18,7 +18,8 @@ struct Buffer {
 struct Artifact {
   std::string runtime, kernel, file, cache_dtype, weights;
   int64_t prefill_chunk = 1;
-  int64_t constant_scale_bytes = 0;            // scales that are part of the cache, but constants of the program
+  int64_t cache_bytes = 0;                     // of the whole cache, scales included
+  int64_t constant_scale_bytes = 0;            // those of them that are constants of the program
   std::vector<Buffer> caches;                  // that the caller allocates and binds; empty where the program holds them
   std::map<std::string, std::string> aliases;  // cache output -> the cache input whose memory it shares
 };

@@ -19,8 +19,9 @@ class Engine {
   virtual void run(const int64_t* ids, int64_t n, int64_t position, float* logits) = 0;
 };
 
-// `library` is the runtime's shared library; "" lets the dynamic linker look for it by its usual name. `threads` 0 is its choice.
+// `library` is the runtime's shared library (for ExecuTorch our session's); "" lets the dynamic linker look for it by its usual name. `threads` 0 is its choice.
 std::unique_ptr<Engine> open_onnx(const Bundle& bundle, const Artifact& artifact, int threads, const std::string& library);
+std::unique_ptr<Engine> open_executorch(const Bundle& bundle, const Artifact& artifact, int threads, const std::string& library);
 
 class Session {
  public:

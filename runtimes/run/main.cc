@@ -28,10 +28,10 @@ constexpr const char* kUsage =
     "  --ids 1,2,3      the prompt, as token ids\n"
     "  --tokens N       how many ids to write (16)\n"
     "  --depth D        begin at depth D, over rows of zeros: for measurements, the ids then mean nothing\n"
-    "  --runtime R      onnx; by default the bundle's first\n"
+    "  --runtime R      onnx or executorch; by default the bundle's first\n"
     "  --kernel K       fused or stock; by default the bundle's first\n"
     "  --threads N      by default the runtime's choice\n"
-    "  --library FILE   the runtime's shared library, where the dynamic linker does not find it\n";
+    "  --library FILE   libonnxruntime.so, or libedgeqkv_executorch.so, where the dynamic linker does not find it\n";
 
 struct Options {
   std::string bundle, runtime, kernel, library;

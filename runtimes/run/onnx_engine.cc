@@ -1,13 +1,13 @@
 // ONNX Runtime through its C API, as runtimes/onnx/engine.py runs it: each cache buffer is bound as an input and as the output
 // that succeeds it, so that a step writes its rows in place. Our operator is linked in, not loaded.
-#include <dlfcn.h>
-
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 
 #include "../onnx/ort_api.h"
 #include "engine.h"
 #include "error.h"
+#include "library.h"
 
 extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const edgeqkv::ort::ApiBase* base);
 
@@ -84,15 +84,9 @@ class OnnxEngine : public Engine {
   };
 
   static const ort::ApiBase* load(const std::string& library) {
-    const std::string name = library.empty() ? "libonnxruntime.so.1" : library;
-    void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!handle)
-      throw Error("ONNX Runtime cannot be loaded (" + std::string(dlerror()) +
-                      "); name its libonnxruntime.so, which the onnxruntime wheel brings, with --library",
-                  kMissing);
-    auto get = reinterpret_cast<const ort::ApiBase* (*)()>(dlsym(handle, "OrtGetApiBase"));
-    if (!get) throw Error(name + " is not ONNX Runtime: it has no OrtGetApiBase", kMissing);
-    return get();
+    const std::vector<std::string> usual = {"libonnxruntime.so.1", "libonnxruntime.so.1.31.1"};  // by soname, as the wheel has it
+    const Library loaded(library.empty() ? usual : std::vector<std::string>{library}, "ONNX Runtime");
+    return reinterpret_cast<const ort::ApiBase* (*)()>(loaded.symbol("OrtGetApiBase"))();
   }
 
   void check(OrtStatus* status, const std::string& what = "onnxruntime: ") const {

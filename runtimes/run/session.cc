@@ -8,8 +8,12 @@ namespace edgeqkv {
 
 Session::Session(const Bundle& bundle, const Artifact& artifact, int threads, const std::string& library)
     : bundle_(bundle), artifact_(artifact), logits_(size_t(bundle.vocab_size)) {
-  if (artifact_.runtime != "onnx") throw Error("this runner has no engine for the runtime '" + artifact_.runtime + "'", kMissing);
-  engine_ = open_onnx(bundle_, artifact_, threads, library);
+  if (artifact_.runtime == "onnx")
+    engine_ = open_onnx(bundle_, artifact_, threads, library);
+  else if (artifact_.runtime == "executorch")
+    engine_ = open_executorch(bundle_, artifact_, threads, library);
+  else
+    throw Error("this runner has no engine for the runtime '" + artifact_.runtime + "'", kMissing);
 }
 
 int64_t Session::prefill(const std::vector<int64_t>& ids) {

@@ -1,6 +1,8 @@
 """edgeqkv-run against the Python session: the same ids and bytes, and one sentence for what it cannot do."""
 
 import json
+import os
+import shutil
 import subprocess
 from importlib.metadata import distribution
 from pathlib import Path
@@ -14,6 +16,8 @@ LIBRARY = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*")
 
 
 RUNNER = distribution("edgeqkv").locate_file("edgeqkv/runtimes/run/edgeqkv-run")
+AARCH64 = Path(__file__).parents[3] / "build/runner-aarch64"
+PROMPT = [12, 271, 261, 563, 916]
 
 
 def run(*arguments, library=LIBRARY, worker_input=None):
@@ -124,3 +128,33 @@ def test_the_worker_answers_as_the_one_in_python(tiny_model, tmp_path):
     assert memory["peak_rss"] > 0
     assert (too_deep["exit_code"], unknown["exit_code"]) == (2, 2)
     assert "do not fit" in too_deep["error"]
+
+
+def greedy(bundle, runner, *arguments):
+    command = [*runner, bundle, "--ids", ",".join(map(str, PROMPT)), "--tokens", "20", "--threads", "1", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"QEMU_CPU": "neoverse-n1"}, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def test_the_ids_of_the_session_on_executorch(executorch_bundles):
+    session = edgeqkv.open(executorch_bundles / "shipped")
+    said = greedy(executorch_bundles / "shipped", [RUNNER])
+    assert said["ids"] == list(session.generate(PROMPT, limit=20))
+    assert (said["runtime"], said["cache_bytes"]) == ("executorch", session.cache_bytes)
+
+
+@pytest.mark.skipif(
+    not ((AARCH64 / "run/edgeqkv-run").is_file() and shutil.which("qemu-aarch64")),
+    reason="needs the runner for arm64 (make runner-aarch64) and Debian's qemu-user",
+)
+@pytest.mark.parametrize("runtime", ["onnx", "executorch"])
+def test_the_aarch64_runner_writes_the_same_ids(executorch_bundles, runtime, tmp_path):
+    bundle = executorch_bundles / "shipped"
+    if runtime == "onnx":
+        bundle = tmp_path / "onnx"
+        # fp32: int8 weights round activations as each CPU's own kernels do, and greedy text may then part.
+        edgeqkv.export(Path(__file__).parents[3] / "models/q-mqa", bundle, weights="fp32", cache="int8", capacity=64)
+    libraries = {"onnx": AARCH64 / "root/libonnxruntime.so", "executorch": AARCH64 / "executorch/libedgeqkv_executorch.so"}
+    emulated = ["qemu-aarch64", "-L", AARCH64 / "root", AARCH64 / "run/edgeqkv-run"]
+    assert greedy(bundle, emulated, "--library", libraries[runtime])["ids"] == greedy(bundle, [RUNNER])["ids"]
