@@ -12,7 +12,7 @@ NATIVE := $(shell find runtimes -name CMakeLists.txt -o -name '*.cc' -o -name '*
 ORT_HEADERS := build/onnxruntime-headers
 
 .PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 runner-aarch64 \
-	check-ort-api lint format bench bench-prefill bench-8k bench-attention bench-bundles clean
+	check-ort-api lint format bench bench-prefill bench-executorch bench-8k bench-attention bench-bundles clean
 
 help:
 	@echo "make demo             set up, then export, verify, run and compare the models in models/"
@@ -25,8 +25,9 @@ help:
 	@echo "make lint             ruff and mypy"
 	@echo "make format           let ruff format the code"
 	@echo "make check-ort-api    our declarations of ONNX Runtime's C API against the official header (fetched with npm)"
-	@echo "make bench            the 300M geometry with random weights: memory and speed, QKV against K-only, both kernels"
+	@echo "make bench            the 300M geometry with random weights: memory and speed, QKV against K-only, on each engine"
 	@echo "make bench-prefill    the same bundles: prompts of 512 tokens"
+	@echo "make bench-executorch the same on ExecuTorch, against QKV with ExecuTorch's own attention"
 	@echo "make bench-8k         decoding with 8192 positions"
 	@echo "make bench-attention  the forms of attention in the ONNX graph against each other"
 	@echo "make clean            remove .venv and build"
@@ -129,20 +130,30 @@ format: setup
 # Random weights of the paper's geometry: they prove memory and speed, nothing else.
 BUNDLES := $(addprefix $(BENCH)/,qkv-fp32 q-kv-int8 q-mqa-int8)
 
-bench-bundles: setup
+bench-bundles: setup $(BENCH)/exported
+
+# ExecuTorch takes minutes for each.
+$(BENCH)/exported: $(wildcard export/*.py) edgeqkv/decoder.py edgeqkv/cache.py edgeqkv/bundle.py | setup
 	@for variant in qkv:QKV:fp32 q-kv:Q-K=V:int8 q-mqa:Q-MQA:int8; do \
 		IFS=: read name title cache <<< $$variant; \
 		model=$(BENCH)/models/$$name; \
 		test -d $$model || $(BIN)/edgeqkv new paper-300m --variant $$title --out $$model || exit; \
-		$(BIN)/edgeqkv export $$model --out $(BENCH)/$$name-$$cache --cache $$cache || exit; \
+		$(BIN)/edgeqkv export $$model --out $(BENCH)/$$name-$$cache --cache $$cache --target onnx --target executorch || exit; \
 	done
+	$(BIN)/edgeqkv export $(BENCH)/models/qkv --out $(BENCH)/qkv-sdpa --target executorch --kernel stock
+	@touch $@
 
 bench: bench-bundles
-	$(BIN)/edgeqkv bench $(BUNDLES) --kernels stock,fused --depths 16,128,1024,2000 --prompt 64 --threads 2 \
-		--results $(BENCH)/results.jsonl
+	$(BIN)/edgeqkv bench $(BUNDLES) --runtimes onnx,executorch --kernels stock,fused --depths 16,128,1024,2000 --prompt 64 \
+		--threads 2 --results $(BENCH)/results.jsonl
 
 bench-prefill: bench-bundles
-	$(BIN)/edgeqkv bench $(BUNDLES) --kernels stock,fused --depths 512 --prompt 512 --rounds 2 --steps 1 --threads 2 \
+	$(BIN)/edgeqkv bench $(BUNDLES) --runtimes onnx,executorch --kernels stock,fused --depths 512 --prompt 512 --rounds 2 --steps 1 \
+		--threads 2 --results $(BENCH)/results.jsonl
+
+# ExecuTorch's own attention needs torch in the process, so that all of these run in Python.
+bench-executorch: bench-bundles
+	$(BIN)/edgeqkv bench $(BENCH)/qkv-sdpa $(BUNDLES) --runtimes executorch --runner python --depths 16,2000 --prompt 64 --threads 2 \
 		--results $(BENCH)/results.jsonl
 
 bench-8k: setup

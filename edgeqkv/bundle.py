@@ -12,7 +12,7 @@ from edgeqkv.model_folder import TOKENIZER, file_sha256
 from edgeqkv.strict import from_json, read_json, to_json
 from edgeqkv.text_file import read_text
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "edgeqkv.json"
 Runtime = Literal["onnx", "executorch", "coreml"]
 Kernel = Literal["fused", "stock"]
@@ -235,6 +235,9 @@ def _check(manifest: Manifest, where: str) -> None:
     for artifact in manifest.artifacts:
         name, layout, cache = f"the {artifact.name} artifact", manifest.cache_layout(artifact), artifact.cache
         demand(cache_entry(layout, cache.scales) == cache, f"the cache of {name} does not agree with the model's geometry")
+        by_position = (artifact.runtime, artifact.kernel) == ("executorch", "stock")
+        axes = "batch, position, kv_head, channel" if by_position else "batch, kv_head, position, channel"
+        demand(cache.layout == axes, f"the cache of {name} has its axes in another order than the program")
         width = layout.n_kv_head * layout.head_dim
         widths = dict.fromkeys(layout.names, width) if layout.scales == "static" else {}
         found = {tensor: len(scale) for tensor, scale in cache.scales.items()}
@@ -253,7 +256,9 @@ def _check(manifest: Manifest, where: str) -> None:
             given = {port.name for port in entry.inputs}
             logits = [port for port in entry.outputs if port.name == "logits"]
             demand({"ids", "position"} <= given, f"{name} does not take ids and a position")
-            demand([(p.dtype, p.shape) for p in logits] == [("float32", (model.config.vocab_size,))], f"{name} gives no logits")
+            row = (1, 1) if artifact.runtime == "executorch" else ()
+            wanted = [("float32", (*row, model.config.vocab_size))]
+            demand([(p.dtype, p.shape) for p in logits] == wanted, f"{name} gives no logits")
             if entry.states:
                 kept = set(entry.states.values()) == set(layout.buffers) and not entry.aliases
                 demand(kept, f"{name} does not keep every cache tensor in a state")

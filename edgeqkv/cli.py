@@ -142,9 +142,7 @@ def export(
     out: Out,
     target: Annotated[list[str], typer.Option(help="onnx, executorch, coreml; repeat for more.")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
     weights: Annotated[str, typer.Option(help="int8, or fp32 (onnx, executorch) or fp16 (coreml).")] = "int8",
-    cache: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or int8, by default fp32; Core ML's states are fp16.")
-    ] = None,
+    cache: Annotated[str | None, typer.Option(help="fp32, fp16 or int8, by default fp32; Core ML's states are fp16.")] = None,
     capacity: Annotated[int | None, typer.Option(help="Positions of the cache; by default all the model has.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="Text for the static scales of the stock int8 cache.")] = None,
     prefill_chunk: Annotated[
@@ -154,7 +152,8 @@ def export(
         int | None, typer.Option(help="Core ML: cut head and embedding, by default into parts of at most 16384 rows.")
     ] = None,
     kernel: Annotated[
-        str | None, typer.Option(help="ExecuTorch: fused attends with our operator, the default; stock with its llama operators.")
+        str | None,
+        typer.Option(help="ExecuTorch: fused attends with our operator, as by default; stock with its own."),
     ] = None,
     as_json: Json = False,
 ) -> None:

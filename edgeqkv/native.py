@@ -17,7 +17,12 @@ def native_library(name: str) -> Path:
     try:
         ctypes.CDLL(str(path))
     except OSError as error:
-        raise MissingPackage(f"the compiled kernel does not load ({error}); install edgeqkv again on this machine") from error
+        cure = (
+            'pip install "edgeqkv[executorch-runtime]"'
+            if "libexecutorch" in str(error)
+            else "install edgeqkv again on this machine"
+        )
+        raise MissingPackage(f"{path.name} does not load ({error}); {cure}") from error
     return path
 
 
@@ -38,8 +43,9 @@ def native_file(name: str) -> Path:
         raise MissingPackage("edgeqkv is not installed, so its compiled kernel is not there: pip install edgeqkv") from error
     if not path.is_file() and "executorch" in name:
         raise MissingPackage(
-            "this edgeqkv was installed without its ExecuTorch session, which is built where the package executorch is: "
-            'pip install "executorch==1.5.1", then install edgeqkv again'
+            "this edgeqkv was installed without its ExecuTorch session, which is built beside the package executorch: "
+            'pip install "executorch==1.5.1", then pip install --force-reinstall --no-deps --no-cache-dir --no-build-isolation '
+            "edgeqkv"
         )
     if not path.is_file():
         raise MissingPackage(

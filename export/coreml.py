@@ -128,7 +128,7 @@ class CoremlVerbs:
                 self.arrays[key] = half(name, self.weights[name][start:end])
             return self.constant(key, self.arrays[key])
         if f"{key}.int8" not in self.arrays:
-            quantized = quantize_channels(half(name, self.weights[name][start:end]))
+            quantized = quantize_channels(half(name, self.weights[name][start:end]), np.float16)
             self.arrays[f"{key}.int8"], self.arrays[f"{key}.scale"] = quantized.values, quantized.scales
         data, scale = (self.constant(f"{key}.{part}", self.arrays[f"{key}.{part}"]) for part in ("int8", "scale"))
         self.values[key] = mb.constexpr_blockwise_shift_scale(data=data, scale=scale, name=identifier(key))

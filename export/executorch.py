@@ -4,12 +4,12 @@
 decode    ids      int64 [1, 1], with position int64 [1], how many positions of the cache are filled
 prefill   ids      int64 [1, chunk], with position int64 [1] and count int64 [1]: the first ``count`` ids are tokens, the
                    rest is padding
-both      logits   float32 [vocab_size] of the last token
+both      logits   float32 [1, 1, vocab_size] of the last token
 ========  =======  ==================================================================================================
 
 The cache is a set of mutable buffers of the program, planned into an arena of their own that both methods share. Linears go to
 XNNPACK; attention is our operator (runtimes/executorch/cached_attention.cc), which updates the buffers in place and writes no
-padding, or ExecuTorch's own, an update_cache and a custom_sdpa, which write padding too: it has to fit, and later rows replace it.
+padding, or ExecuTorch's own update_cache and custom_sdpa, which write padding too: it has to fit, and later rows replace it.
 
 int8 weights are symmetric with one scale for each row, and XNNPACK rounds activations to int8 too, with a scale for each
 token. The head and the embedding are one table in the file (:mod:`edgeqkv.export.executorch_file`), though XNNPACK packs a copy
@@ -153,7 +153,8 @@ class Decoder(torch.nn.Module):
 
     def forward(self, ids: Tensor, position: Tensor, count: Tensor | None = None) -> Tensor:
         weights, buffers = self._named(self.weight_names), self._named(self.cache_names)
-        return cast(Tensor, decoder(self.verbs(self.config, weights, buffers, position, count), self.config, ids).view(-1))
+        # As the head gives them: any other shape is a copy, which is planned.
+        return cast(Tensor, decoder(self.verbs(self.config, weights, buffers, position, count), self.config, ids))
 
     def _named(self, names: tuple[str, ...]) -> dict[str, Tensor]:
         return {name: getattr(self, state_name(name)) for name in names}
@@ -177,17 +178,23 @@ def stored_weights(config: ModelConfig, weights: Mapping[str, np.ndarray], int8:
         if int8 and array.ndim == 2 and name != "wpe.weight":
             rounded = quantize_channels(array)
             out[f"{name}.int8"] = torch.from_numpy(rounded.values)
-            out[f"{name}.scale"] = torch.from_numpy(rounded.scales[:, 0].astype(np.float32))
+            out[f"{name}.scale"] = torch.from_numpy(rounded.scales[:, 0])
             out[f"{name}.zero"] = torch.zeros(len(array), dtype=torch.int64)
         else:
             out[name] = torch.from_numpy(array.astype(np.float32))
     return out
 
 
+NOT_DELEGATED = ("linear", "addmm", "mm", "dequantize_per_channel", "choose_qparams_per_token_asymmetric")
+
+
 def lower(
     config: ModelConfig, weights: Mapping[str, np.ndarray], layout: CacheLayout, int8: bool, chunk: int, kernel: Kernel
 ) -> Any:
-    """Both methods lowered to XNNPACK, as ExecuTorch's edge program manager: what is left of each graph is to be seen there."""
+    """Both methods lowered to XNNPACK, as ExecuTorch's edge program manager: what is left of each graph is to be seen there.
+
+    Raises :class:`CheckFailed` when XNNPACK has left a linear to ExecuTorch's own slow operators.
+    """
     verbs = ExecutorchVerbs if kernel == "fused" else StockVerbs
     module = Decoder(config, stored_weights(config, weights, int8), layout, verbs).eval()
     ids = torch.zeros(1, chunk, dtype=torch.int64)
@@ -200,7 +207,13 @@ def lower(
         }
         # Its check of the graph knows no operators but PyTorch's own.
         options = exir.EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
-        return exir.to_edge_transform_and_lower(graphs, partitioner=[XnnpackPartitioner()], compile_config=options)
+        lowered = exir.to_edge_transform_and_lower(graphs, partitioner=[XnnpackPartitioner()], compile_config=options)
+    for method in METHODS:
+        for node in lowered.exported_program(method).graph.nodes:
+            operator = getattr(node.target, "__name__", str(node.target))
+            if node.op == "call_function" and set(operator.split(".")) & set(NOT_DELEGATED):
+                raise CheckFailed(f"XNNPACK did not take {operator} in {method}, so that the program would be slow")
+    return lowered
 
 
 def to_program(lowered: Any, layout: CacheLayout) -> tuple[bytes, dict[str, int]]:

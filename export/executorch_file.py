@@ -11,13 +11,18 @@ from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_progra
 from flatbuffers import encode, number_types, packer
 from flatbuffers.table import Table
 
+from edgeqkv.errors import CheckFailed
+
 PROGRAM_SIZE, SEGMENTS_AT, SEGMENTS_SIZE = 16, 24, 32  # 64-bit numbers of the extended header
 SEGMENTS_SLOT, OFFSET_SLOT = 12, 4  # in the tables Program and DataSegment
 SMALLEST = 4096  # bytes; below it, padding eats what would be saved
 
 
 def store_once(file: bytes) -> bytes:
-    """The same program, where each blob that equals a constant lies where the constant does."""
+    """The same program, where each blob that equals a constant lies where the constant does.
+
+    Raises :class:`CheckFailed` should any segment of it not be what it was.
+    """
     size, start = (struct.unpack_from("<Q", file, at)[0] for at in (PROGRAM_SIZE, SEGMENTS_AT))
     head, segments = bytearray(file[:size]), memoryview(file)[start:]
     program = _flatbuffer_to_program(file[:size])
@@ -29,11 +34,11 @@ def store_once(file: bytes) -> bytes:
     kept, offsets, cut = bytearray(), [], 0
     for i, segment in enumerate(program.segments):
         end = program.segments[i + 1].offset if i + 1 < len(program.segments) else len(segments)
-        blob = segments[segment.offset : segment.offset + segment.size]
+        blob, last = segments[segment.offset : segment.offset + segment.size], place.offset + place.size - segment.size
         twin = None
-        if i in named and segment.size >= SMALLEST:
-            twin = next((at for at in starts if segments[at : at + segment.size] == blob), None)
-        if twin is not None and segment.offset > place.offset:
+        if i in named and segment.size >= SMALLEST and segment.offset > place.offset:
+            twin = next((at for at in starts if at <= last and segments[at : at + segment.size] == blob), None)
+        if twin is not None:
             offsets.append(twin)
             cut += end - segment.offset
         else:
@@ -41,6 +46,10 @@ def store_once(file: bytes) -> bytes:
             kept += segments[segment.offset : end]
     _set_offsets(head, offsets)
     struct.pack_into("<Q", head, SEGMENTS_SIZE, len(kept))
+    for before, after in zip(program.segments, _flatbuffer_to_program(bytes(head)).segments, strict=True):
+        old, new = (data[at : at + before.size] for data, at in ((segments, before.offset), (kept, after.offset)))
+        if after.size != before.size or old != new:
+            raise CheckFailed("a segment of the ExecuTorch program was lost with its copies; this is a fault of ours")
     return bytes(head) + file[size:start] + bytes(kept)
 
 

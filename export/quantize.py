@@ -1,6 +1,7 @@
 """int8 weights: symmetric, one scale for each block of a row (ONNX's MatMulNBits) or for each row (Core ML, XNNPACK)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,19 +40,19 @@ def quantize_rows(weight: np.ndarray) -> BlockInt8:
 
 @dataclass(frozen=True)
 class ChannelInt8:
-    """``values`` int8 [rows, columns] and ``scales`` float16 [rows, 1], as Core ML dequantises: scale * value."""
+    """``values`` int8 [rows, columns] and ``scales`` float [rows, 1]: scale * value."""
 
     values: np.ndarray
     scales: np.ndarray
 
 
-def quantize_channels(weight: np.ndarray) -> ChannelInt8:
+def quantize_channels(weight: np.ndarray, scale_dtype: type[np.floating[Any]] = np.float32) -> ChannelInt8:
     """Round [rows, columns] to int8, symmetric, with one scale max|row| / 127 for each row.
 
-    The values are rounded against the scale as fp16 holds it.
+    ``scale_dtype`` is what the target holds scales in; the values are rounded against the scale as that holds it.
     """
     rows = weight.astype(np.float32)
-    scales = (np.abs(rows).max(axis=1, keepdims=True) / 127.0).astype(np.float16)
-    scales = np.where(scales == 0, np.float16(1), scales)
+    scales = (np.abs(rows).max(axis=1, keepdims=True) / 127.0).astype(scale_dtype)
+    scales = np.where(scales == 0, scale_dtype(1), scales)
     values = np.clip(np.rint(rows / scales.astype(np.float32)), -127, 127)
     return ChannelInt8(values.astype(np.int8), scales)

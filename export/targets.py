@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,9 @@ from edgeqkv.errors import EdgeQKVError, require
 from edgeqkv.export.quantize import block_size
 from edgeqkv.export.quiet import quiet
 from edgeqkv.model_folder import Model, file_sha256
+from edgeqkv.runtimes.executorch.engine import require_version
 
+EXECUTORCH = "1.5.1"
 INT8_SCALES: dict[Kernel, Literal["static", "per_token"]] = {"fused": "per_token", "stock": "static"}
 Progress = Callable[[str], None]
 
@@ -190,6 +191,7 @@ def _coreml_artifacts(source: Model, request: Request, folder: Path, progress: P
 def _need_executorch() -> None:
     with quiet():
         require("executorch.exir", "executorch")
+    require_version(EXECUTORCH)
 
 
 def _check_executorch(config: ModelConfig, request: Request) -> None:
@@ -201,6 +203,8 @@ def _check_executorch(config: ModelConfig, request: Request) -> None:
             f"head_dim is {config.head_dim}, and our operator takes multiples of 8 up to 1024; for ExecuTorch's own add "
             "--kernel stock"
         )
+    if request.capacity < 2:
+        raise EdgeQKVError("ExecuTorch needs a capacity of at least 2: its prefill takes a fixed chunk of more than one token")
     if not 2 <= request.prefill_chunk <= request.capacity:
         raise EdgeQKVError(f"prefill chunk {request.prefill_chunk} is outside 2..{request.capacity}, the capacity")
 
@@ -229,7 +233,7 @@ def _executorch_artifacts(source: Model, request: Request, folder: Path, progres
         return EntryPoint(
             name=name,
             inputs=(ids, position, count) if name == "prefill" else (ids, position),
-            outputs=(Port("logits", "float32", (config.vocab_size,)),),
+            outputs=(Port("logits", "float32", (1, 1, config.vocab_size)),),
             aliases={},
             states={buffer_name(buffer): buffer for buffer in layout.buffers},
             arena_bytes=arenas[name],
@@ -243,7 +247,7 @@ def _executorch_artifacts(source: Model, request: Request, folder: Path, progres
         weights=WeightsEntry(request.weights, rows),
         cache=cache_entry(layout, {}),
         files={"executorch/model.pte": file_sha256(path)},
-        runtime_version=version("executorch").partition("+")[0],
+        runtime_version=EXECUTORCH,
         prefill_chunk=chunk,
         entry_points=tuple(entry_point(name) for name in METHODS),
     )

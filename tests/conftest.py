@@ -1,17 +1,19 @@
 """What several tests need: the golden checkpoints, tiny random models, and the command line as a function."""
 
-import multiprocessing
+import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
+from edgeqkv import export
+from edgeqkv.bundle import is_bundle
 from edgeqkv.config import ModelConfig, parameter_shapes, parse_variant
 from edgeqkv.errors import MissingPackage
 from edgeqkv.model_folder import write_model
@@ -28,13 +30,19 @@ GOLDEN_VARIANTS = {
     "q_mqa": "Q-MQA",
 }
 MODELS = Path(__file__).parents[1] / "models"
-# (model, name, weights, cache, capacity); golden Q-MQA has two layers, so that it is the quickest to export once more.
 EXECUTORCH_CHUNK = 16
-EXECUTORCH_MORE: list[tuple[str, str, str, str, int | None]] = [
-    (str(MODELS / "q-mqa"), "shipped", "int8", "int8", 256),
-    (str(GOLDEN / "q_kv.pt"), "q_kv-int8", "int8", "int8", None),
-    (str(GOLDEN / "qkv.pt"), "qkv-int8-cache", "fp32", "int8", None),
-]
+# Exports for ExecuTorch by name; each takes ten to twenty seconds, so that they are made when a test asks for one, and once.
+EXECUTORCH: dict[str, tuple[Path, dict[str, Any]]] = {
+    **{name: (GOLDEN / f"{name}.pt", {"weights": "fp32", "prefill_chunk": EXECUTORCH_CHUNK}) for name in GOLDEN_VARIANTS},
+    "q_mqa-fp16": (GOLDEN / "q_mqa.pt", {"weights": "fp32", "cache": "fp16", "prefill_chunk": EXECUTORCH_CHUNK}),
+    "qkv-stock": (GOLDEN / "qkv.pt", {"weights": "fp32", "kernel": "stock", "prefill_chunk": EXECUTORCH_CHUNK}),
+    "q_gqa-stock": (GOLDEN / "q_gqa.pt", {"weights": "fp32", "kernel": "stock", "prefill_chunk": EXECUTORCH_CHUNK}),
+    **{
+        f"shipped-{name}-{cache}": (MODELS / name, {"weights": "int8", "cache": cache})
+        for name in ("qkv", "q-kv", "q-mqa")
+        for cache in ("fp32", "int8")
+    },
+}
 TINY = ModelConfig("QKV", 2, 4, 4, 64, 128, 48, 320, 300, "learned", 1e-5)
 
 
@@ -89,23 +97,20 @@ def tiny_model(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def executorch_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of ExecuTorch bundles: fp32 for every golden checkpoint by its name, and what EXECUTORCH_MORE adds. ExecuTorch
-    takes half a minute for each, so that they are made once, two at a time, and in processes that end: it keeps much memory."""
-    folder = tmp_path_factory.mktemp("executorch")
-    wanted = [(str(GOLDEN / f"{name}.pt"), name, "fp32", "fp32", None) for name in GOLDEN_VARIANTS] + EXECUTORCH_MORE
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(export_executorch, wanted, [str(folder)] * len(wanted)))
-    return folder
+def executorch_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The bundle of a name in EXECUTORCH, the same for all processes of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "executorch"
+    folder.mkdir(exist_ok=True)
 
+    def bundle(name: str) -> Path:
+        model, options = EXECUTORCH[name]
+        with FileLock(folder / f"{name}.lock"):
+            if not is_bundle(folder / name):
+                export(model, folder / name, targets=["executorch"], **options)
+        return folder / name
 
-def export_executorch(what: tuple[str, str, str, str, int | None], folder: str) -> None:
-    import edgeqkv
-
-    model, name, weights, cache, capacity = what
-    options: dict[str, Any] = {"targets": ["executorch"], "weights": weights, "cache": cache, "capacity": capacity}
-    options["prefill_chunk"] = None if name == "shipped" else EXECUTORCH_CHUNK
-    edgeqkv.export(model, Path(folder) / name, **options)
+    return bundle
 
 
 @pytest.fixture

@@ -104,9 +104,9 @@ def test_a_missing_file(bundle):
     ("change", "reason"),
     [
         (lambda d: d.update(format=3), "has format 3, this edgeqkv reads up to 2: update edgeqkv"),
-        (lambda d: d.update(format=1), "expected format 2, found 1; export the bundle again"),
-        (lambda d: d.update(format="2"), "expected format 2, found '2'"),
-        (lambda d: d.pop("format"), "expected format 2, found None"),
+        (lambda d: d.update(format=1), "expected format 3, found 1; export the bundle again"),
+        (lambda d: d.update(format="2"), "expected format 3, found '2'"),
+        (lambda d: d.pop("format"), "expected format 3, found None"),
         (lambda d: d.update(licence="x"), "unknown field 'licence'"),
         (lambda d: fused(d)["cache"].pop("bytes"), "the field 'bytes' is missing"),
         (lambda d: fused(d)["cache"].update(bytes=7), "does not agree with the model's geometry"),

@@ -40,7 +40,7 @@ def bench(
     runner: Annotated[
         list[str] | None, typer.Option(help="The file edgeqkv-run for a device's processor, or python; once for each.")
     ] = None,
-    library: Annotated[list[Path] | None, typer.Option(help="The runtime's shared library for a --runner.")] = None,
+    library: Annotated[list[Path] | None, typer.Option(help="A runtime's library for a --runner; once for each.")] = None,
     python: Annotated[str | None, typer.Option(help="Python on the devices; by default python3.")] = None,
     emulator: Annotated[
         str | None, typer.Option(help='Command on the device that runs the --runner ("qemu-aarch64 -L DIR"); nothing is timed.')

@@ -49,7 +49,7 @@ class Matrix:
     cool_down: float = 1.0
 
     def artifacts(self, subject: Subject) -> dict[tuple[str | None, str | None], list[Artifact]]:
-        """By runtime and kernel, those that the subject has of what was asked for; it must have each runtime and each kernel."""
+        """By runtime and kernel, those that the subject has of what was asked; it must have each runtime and each kernel."""
         pairs = list(product(self.runtimes, self.kernels))
         found = {pair: able for pair in pairs if (able := measurable(subject, *pair))}
         for runtime, kernel in pairs:
@@ -145,7 +145,8 @@ def _measure_device(
     progress("connecting", 0, 0)
     environment = look_at(device, programs)
     with tempfile.TemporaryDirectory(prefix="edgeqkv-") as scratch:
-        program = choose_program(device, environment, programs, Path(scratch))
+        runtimes = {a.runtime for subject in subjects for able in matrix.artifacts(subject).values() for a in able[:1]}
+        program = choose_program(device, environment, programs, runtimes, Path(scratch))
     places = [_place(device, subject, matrix, progress) for subject in subjects]
     cells = [(which, *pair) for which in zip(subjects, places, strict=True) for pair in matrix.artifacts(which[0])]
     variants = [Variant(number, *which, runtime, kernel) for number, (which, runtime, kernel) in enumerate(cells)]

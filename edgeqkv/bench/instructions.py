@@ -13,6 +13,7 @@ from pathlib import Path
 from edgeqkv.bundle import read_bundle
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.progress import progress_bar
+from edgeqkv.runtimes import matching_artifacts
 from edgeqkv.tables import table
 
 CPU = "neoverse-n1"  # ARMv8.2 with dot product, as in most phones of the last years
@@ -25,8 +26,8 @@ def count(build: Path, bundle: Path, kernel: str, depth: int, tokens: int) -> in
     root = build / "root"
     plugin, counted = build / "instruction_count.so", build / "count"
     command = ["qemu-aarch64", "-plugin", f"{plugin},out={counted}", "-L", str(root), str(build / "run/edgeqkv-run")]
-    command += [str(bundle), "--kernel", kernel, "--depth", str(depth), "--ids", "1", "--tokens", str(tokens), "--threads", "1"]
-    command += ["--library", str(root / "libonnxruntime.so")]
+    command += [str(bundle), "--runtime", "onnx", "--kernel", kernel, "--library", str(root / "libonnxruntime.so")]
+    command += ["--depth", str(depth), "--ids", "1", "--tokens", str(tokens), "--threads", "1"]
     counted.unlink(missing_ok=True)
     run = subprocess.run(command, env=os.environ | {"QEMU_CPU": CPU}, capture_output=True, text=True, check=False)
     if run.returncode or not counted.is_file():
@@ -45,7 +46,7 @@ def main(build: Path, cells: list[tuple[Path, str]]) -> None:
     with progress_bar("count") as update:
         for i, (bundle, kernel) in enumerate(cells):
             manifest = read_bundle(bundle)
-            artifact = next(a for a in manifest.artifacts if a.kernel == kernel)
+            artifact = matching_artifacts(manifest, "onnx", kernel)[0]
             update(f"{manifest.model.variant} {kernel}", i, len(cells))
             pairs = [[instructions_per_token(build, bundle, kernel, depth) for _ in range(2)] for depth in DEPTHS]
             worst = max(worst, *(abs(a - b) / min(a, b) for a, b in pairs))

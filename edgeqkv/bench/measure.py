@@ -227,7 +227,7 @@ def measurable(subject: Subject, runtime: str | None, kernel: str | None) -> lis
 
 
 def nothing_to_measure(subject: Subject, runtime: str | None, kernel: str | None) -> EdgeQKVError:
-    if matching_artifacts(subject.manifest, runtime, kernel):
+    if runtime == "coreml" or all(artifact.runtime == "coreml" for artifact in subject.manifest.artifacts):
         return EdgeQKVError(ONLY_CORE_ML.format(subject.folder))
     return no_artifact(subject.folder, subject.manifest, runtime, kernel)
 
@@ -244,7 +244,7 @@ class _Visit:
         self.bench, self.variant, self.plan = bench, variant, plan
         manifest = variant.subject.manifest
         self.artifact = measurable(variant.subject, variant.runtime, variant.kernel)[0]
-        self.label = f"{manifest.model.variant} ({self.artifact.cache.dtype} cache, {variant.kernel or 'best kernel'})"
+        self.label = f"{manifest.model.variant} ({self.artifact.cache.dtype} cache, {self.artifact.name})"
         self.worker: WorkerProcess | None = None
         self.loaded: dict[str, Any] = {}
         self.ids: tuple[int, ...] = ()

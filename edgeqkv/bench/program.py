@@ -8,22 +8,29 @@ import shlex
 import struct
 import sys
 import zipfile
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeqkv.bench.device import Device
 from edgeqkv.bench.record import Environment
 from edgeqkv.errors import EdgeQKVError, MissingPackage
-from edgeqkv.native import native_program
+from edgeqkv.native import native_file, native_program
+from edgeqkv.runtimes import OPERATORS
 
 PYTHON = "python"
 RUNNER = "runtimes/run/edgeqkv-run"
+# What our ExecuTorch session links (runtimes/executorch/CMakeLists.txt).
+LINKED = tuple(
+    f"libexecutorch{part}" for part in ("", "_kernels_optimized", "_kernels_quantized", "_backend_xnnpack", "_threadpool")
+)
 _MACHINES = {3: ("i386", "i686"), 40: ("armv7l", "armv8l"), 62: ("x86_64",), 183: ("aarch64", "arm64"), 243: ("riscv64",)}
 
 
 @dataclass(frozen=True)
 class Programs:
-    """What the user named. ``runners`` are files, or "python" to prefer that; ``libraries`` the runtime's, for the runners.
+    """What the user named. ``runners`` are files, or "python" to prefer that; ``libraries`` the runtimes', for the runners.
 
     ``emulator`` is a command of the device that runs a foreign program ("qemu-aarch64 -L DIR"); such a run is not timed.
     """
@@ -43,28 +50,31 @@ class Program:
     emulated: str | None = None
 
 
-def choose_program(device: Device, environment: Environment, wanted: Programs, scratch: Path) -> Program:
-    """Find the program for ``device`` and send it there; ``scratch`` is a folder of this machine to pack it in."""
+def choose_program(
+    device: Device, environment: Environment, wanted: Programs, runtimes: Collection[str], scratch: Path
+) -> Program:
+    """Find the program that runs ``runtimes`` on ``device`` and send it there; ``scratch`` is a folder of this machine to pack
+    it in."""
     runners = [Path(runner) for runner in wanted.runners if runner != PYTHON]
     for runner in runners:
         if not runner.is_file():
             raise EdgeQKVError(f"--runner {runner} does not exist; name the file edgeqkv-run, or python")
     for library in wanted.libraries:
         if not library.is_file():
-            raise EdgeQKVError(f"--library {library} does not exist; name the runtime's shared library for the device")
+            raise EdgeQKVError(f"--library {library} does not exist; name a runtime's shared library for the device")
     machine = environment.machine
     fitting = [runner for runner in runners if elf_machines(runner) and (wanted.emulator or machine in elf_machines(runner))]
     if fitting:
         libraries = [library for library in wanted.libraries if elf_machines(library) == elf_machines(fitting[0])]
-        return _runner(device, fitting[0], libraries[0] if libraries else _own_library(fitting[0]), wanted.emulator)
+        return _runner(device, fitting[0], libraries or _own_libraries(fitting[0], runtimes) or [], wanted.emulator)
     if runners and PYTHON not in wanted.runners:
         raise EdgeQKVError(f"{device.name} is {machine}, and no --runner is for that; name one more, or python")
     own = native_program(RUNNER)
     if not wanted.runners and own and machine in elf_machines(own) and "Android" not in (environment.os or ""):
-        runtime = _own_library(own)
-        if runtime is not None:
-            return _runner(device, own, runtime, None)
-    return _python(device, wanted.python, scratch)
+        libraries = _own_libraries(own, runtimes)
+        if libraries is not None:
+            return _runner(device, own, libraries, None)
+    return _python(device, wanted.python, runtimes, scratch)
 
 
 def elf_machines(path: Path) -> tuple[str, ...]:
@@ -76,31 +86,46 @@ def elf_machines(path: Path) -> tuple[str, ...]:
     return _MACHINES.get(struct.unpack_from("<H", head, 18)[0], ())
 
 
-def _own_library(runner: Path) -> Path | None:
-    """This installation's ONNX Runtime, when it is for the same processor; None leaves it to the device's linker."""
-    spec = importlib.util.find_spec("onnxruntime")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    found = sorted(Path(spec.submodule_search_locations[0]).glob("capi/libonnxruntime.so*"))
-    return found[0] if found and elf_machines(found[0]) == elf_machines(runner) else None
+def _own_libraries(runner: Path, runtimes: Collection[str]) -> list[Path] | None:
+    """This installation's libraries for ``runtimes``; None when one is not there, or for another processor."""
+    found = []
+    if "onnx" in runtimes:
+        found += [sorted(_package("onnxruntime").glob("capi/libonnxruntime.so*"))[:1]]
+    if "executorch" in runtimes:
+        with suppress(MissingPackage):
+            found += [[native_file(f"{OPERATORS['executorch']}.so")]]
+        found += [sorted(_package("executorch").glob(f"lib/{name}.so")) for name in LINKED]
+    same = all(files and elf_machines(files[0]) == elf_machines(runner) for files in found)
+    return [files[0] for files in found] if same else None
 
 
-def _runner(device: Device, runner: Path, library: Path | None, emulator: str | None) -> Program:
-    files = {runner.name: runner} | ({library.name: library} if library else {})
+def _package(name: str) -> Path:
+    """Its folder, whether it is there or not."""
+    spec = importlib.util.find_spec(name)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else Path(name, "is not here")
+
+
+def _runner(device: Device, runner: Path, libraries: Sequence[Path], emulator: str | None) -> Program:
+    files = {path.name: path for path in (runner, *libraries)}
     if device.folder is None:
         places = {name: str(path) for name, path in files.items()}
     else:
         folder = device.send(files, f"runner-{elf_machines(runner)[0]}")
         places = {name: f"{folder}/{name}" for name in files}
     words = [*shlex.split(emulator or ""), places[runner.name], "--worker"]
-    words += ["--library", places[library.name]] if library else []
+    words += [word for library in libraries for word in ("--library", places[library.name])]
     return Program("edgeqkv-run", f"exec {shlex.join(words)}", elf_machines(runner)[0] if emulator else None)
 
 
-def _python(device: Device, python: str | None, scratch: Path) -> Program:
+def _python(device: Device, python: str | None, runtimes: Collection[str], scratch: Path) -> Program:
     worker = "-P -m edgeqkv.bench.worker"  # -P: not an edgeqkv/ folder that happens to be in the current one
     if device.folder is None:
         return Program(PYTHON, f"exec {shlex.quote(python or sys.executable)} {worker}")
+    if "executorch" in runtimes:
+        raise MissingPackage(
+            f"{device.name}: ExecuTorch is measured there by edgeqkv-run; name one built for it with --runner, and "
+            "libedgeqkv_executorch.so and the libexecutorch*.so that it links with --library"
+        )
     python = python or "python3"
     test = "import sys, numpy, onnxruntime; sys.exit(sys.version_info < (3, 11))"
     try:

@@ -9,6 +9,7 @@
 // Its twin for ONNX Runtime is runtimes/onnx/custom_op.cc; export/executorch.py declares it to the exporter.
 #include <executorch/runtime/kernel/kernel_runtime_context.h>
 #include <executorch/runtime/kernel/operator_registry.h>
+#include <executorch/runtime/platform/log.h>
 
 #include <cstring>
 #include <initializer_list>
@@ -67,7 +68,10 @@ bool attend(const Tensor* const t[kArguments], Error& error) {
   }
   const int64_t position = *t[kPosition]->const_data_ptr<int64_t>();
   const int64_t count = t[kCount] ? *t[kCount]->const_data_ptr<int64_t>() : n_token;
-  if (count < 1 || count > n_token || position < 0 || position > capacity - count) return false;
+  if (count < 1 || count > n_token || position < 0 || position > capacity - count) {
+    ET_LOG(Error, "%lld tokens at position %lld do not fit a cache of %lld", (long long)count, (long long)position, (long long)capacity);
+    return false;
+  }
 
   auto data = [&](int i) { return t[i] ? t[i]->mutable_data_ptr() : nullptr; };
   edgeqkv_attention_args args = {};

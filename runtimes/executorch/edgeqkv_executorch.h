@@ -2,9 +2,10 @@
  * language call. No libtorch; the library links the torch-free libraries of the executorch wheel.
  *
  * A program has two methods over one cache, which lives in the session:
- *   decode   ids int64 [1, 1],     position int64 [1]                  -> logits float32 [vocab_size]
- *   prefill  ids int64 [1, chunk], position int64 [1], count int64 [1] -> logits float32 [vocab_size] of token count - 1
- * A prefill of fewer than `chunk` tokens is padded here; rows of padding are neither written nor read.
+ *   decode   ids int64 [1, 1],     position int64 [1]                  -> logits float32 [1, 1, vocab_size]
+ *   prefill  ids int64 [1, chunk], position int64 [1], count int64 [1] -> the same, of token count - 1
+ * A prefill of fewer than `chunk` tokens is padded here. Padding is never read, and never written, but in a program on ExecuTorch's
+ * own attention (export --kernel stock): there position + chunk must fit the cache, or tokens be run one by one.
  *
  * Every function that can fail returns 0, or an exit code (1 computing failed, 2 the file is wrong, 3 the environment lacks
  * something) with one sentence in `error`, cut to `error_size` bytes and always ended by a zero. Nothing throws or aborts.
@@ -38,7 +39,8 @@ typedef struct {
 /* The version of ExecuTorch that this library was built with, and needs. */
 EDGEQKV_EXECUTORCH_API const char* edgeqkv_executorch_version(void);
 
-/* Loads a .pte file. `threads` 0 leaves the number as it is; ExecuTorch has one pool of threads for the whole process. */
+/* Loads a .pte file. ExecuTorch has one pool of threads for the process: `threads` sets its size when no other session is open, and
+ * is refused when those that are run on another number; 0 takes the pool as it is. */
 EDGEQKV_EXECUTORCH_API int32_t edgeqkv_executorch_open(const char* path, int32_t threads, edgeqkv_executorch** session,
                                                        edgeqkv_executorch_info* info, char* error, size_t error_size);
 

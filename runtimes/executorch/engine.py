@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class ExecutorchEngine:
         self._chunks_end = layout.capacity - chunk if llama_operators else layout.capacity
         self._library = ctypes.CDLL(str(library))
         self._library.edgeqkv_executorch_version.restype = ctypes.c_char_p
+        require_version(self.version)
         session, info = ctypes.c_void_p(), _Info()
         self._call("open", os.fsencode(program), threads or 0, ctypes.byref(session), ctypes.byref(info))
         self._session, self._info = session, info
@@ -92,6 +94,17 @@ class ExecutorchEngine:
         session = getattr(self, "_session", None)
         if session is not None:
             self._library.edgeqkv_executorch_close(session)
+
+
+def require_version(wanted: str) -> None:
+    """Raises :class:`MissingPackage` unless the package is this very version: our session is compiled for its C++, and the
+    export relies on how it lays out its file."""
+    try:
+        found = version("executorch").partition("+")[0]
+    except PackageNotFoundError:
+        return  # its libraries come from elsewhere
+    if found != wanted:
+        raise MissingPackage(f'executorch is {found} and edgeqkv needs {wanted}: pip install "executorch=={wanted}"')
 
 
 def _load_llama_operators() -> None:

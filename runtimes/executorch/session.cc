@@ -12,13 +12,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
-#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -46,12 +47,18 @@ struct Failure {
   std::string sentence;
 };
 
-// ExecuTorch says what is wrong in its log alone, so the first error of a call is kept and nothing is printed.
+// ExecuTorch says what is wrong in its log alone. While a call of ours runs, this thread's first error is kept and nothing is
+// printed; what others log goes where it went before.
+thread_local bool in_call = false;
 thread_local std::string first_error;
+std::atomic<pal_emit_log_message_method> log_of_others{nullptr};
 
-void keep_first_error(et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message,
-                      size_t length) {
-  if ((level == kError || level == kFatal) && first_error.empty()) first_error.assign(message, length);
+void keep_first_error(et_timestamp_t time, et_pal_log_level_t level, const char* file, const char* function, size_t line,
+                      const char* message, size_t length) {
+  if (!in_call)
+    log_of_others.load()(time, level, file, function, line, message, length);
+  else if ((level == kError || level == kFatal) && first_error.empty())
+    first_error.assign(message, length);
 }
 
 std::string reason(Error error) {
@@ -61,27 +68,56 @@ std::string reason(Error error) {
 
 // Where ExecuTorch's Python bindings are in the process too, they have taken the log; register_pal would complain on stderr of a
 // second one, so the table's entry is set in place. The table is a plain variable of ExecuTorch's.
-void take_log() { const_cast<PalImpl*>(get_pal_impl())->emit_log_message = keep_first_error; }
+void take_log() {
+  PalImpl* table = const_cast<PalImpl*>(get_pal_impl());
+  if (table->emit_log_message == keep_first_error) return;
+  log_of_others = table->emit_log_message;
+  table->emit_log_message = keep_first_error;
+}
 
 void start_runtime() {
+  static std::mutex one_at_a_time;
+  std::lock_guard<std::mutex> lock(one_at_a_time);
   take_log();
-  static const bool started = [] {
-    runtime_init();
-    // One packed copy of the weights for both methods, and for every session on the same file.
-    BackendOptions<1> options;
-    return options.set_option("weight_cache_enabled", true) == Error::Ok && set_option("XnnpackBackend", options.view()) == Error::Ok;
-  }();
-  (void)started;
+  static bool started = false;
+  if (started) return;
+  runtime_init();
+  // One packed copy of the weights for both methods, and for every session in the process. XNNPACK finds a copy by the sha256 of a
+  // matrix's values and of its bias, so that two int8 matrices that differ in nothing but their scales would be taken for one.
+  BackendOptions<1> options;
+  if (options.set_option("weight_cache_enabled", true) != Error::Ok || set_option("XnnpackBackend", options.view()) != Error::Ok)
+    throw Failure{kMissing, "ExecuTorch's XNNPACK backend cannot share packed weights, or is not there: " + reason(Error::NotFound)};
+  started = true;
 }
 
-// Held shared by whatever runs on the pool, and alone by whoever changes its size.
-std::shared_mutex pool_in_use;
+// A session's use of ExecuTorch's one pool of threads. XNNPACK keeps the pool that it was given when a method was loaded, so its
+// size must not change, which makes a new pool, while there is any session.
+class PoolUse {
+ public:
+  explicit PoolUse(int32_t threads) {
+    if (threads < 0 || threads > kMost) throw Failure{kBadFile, "threads must be 0 to " + std::to_string(kMost)};
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto* pool = ::executorch::extension::threadpool::get_threadpool();
+    if (threads && pool && pool->get_thread_count() != size_t(threads)) {
+      if (users_)
+        throw Failure{kBadFile, "ExecuTorch has one pool of threads, and sessions that run on " +
+                                    std::to_string(pool->get_thread_count()) + "; close them, or open this one with as many"};
+      pool->_unsafe_reset_threadpool(uint32_t(threads));
+    }
+    users_++;
+  }
+  ~PoolUse() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    users_--;
+  }
+  PoolUse(const PoolUse&) = delete;
+  PoolUse& operator=(const PoolUse&) = delete;
 
-void set_threads(int32_t threads) {
-  auto* pool = ::executorch::extension::threadpool::get_threadpool();
-  std::unique_lock<std::shared_mutex> alone(pool_in_use);
-  if (threads > 0 && pool && pool->get_thread_count() != size_t(threads)) pool->_unsafe_reset_threadpool(uint32_t(threads));
-}
+ private:
+  static constexpr int32_t kMost = 256;
+  static inline std::mutex mutex_;
+  static inline int users_ = 0;
+};
 
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
@@ -111,12 +147,11 @@ class Session {
  public:
   explicit Session(const char* path, int32_t threads) : path_(path) {
     start_runtime();
-    set_threads(threads);
-    std::shared_lock<std::shared_mutex> in_use(pool_in_use);
     load_program();
     info.chunk = check_method("prefill", 3);
     if (check_method("decode", 2) != 1) refuse("its decode method takes more than one token");
     reserve_arenas();
+    pool_.emplace(threads);
     load_method(prefill_, "prefill");
     load_method(decode_, "decode");
     ids_ = std::make_unique<Ints>(2, size_t(info.chunk));
@@ -124,7 +159,10 @@ class Session {
 
   void run(const int64_t* ids, int32_t n, int64_t position, float* logits) {
     if (n < 1 || n > info.chunk) throw Failure{kBadFile, "the program takes 1 to " + std::to_string(info.chunk) + " tokens at once"};
-    std::shared_lock<std::shared_mutex> in_use(pool_in_use);
+    if (position < 0) throw Failure{kBadFile, "position " + std::to_string(position) + " is before the first"};
+    for (int32_t i = 0; i < n; i++)
+      if (ids[i] < 0 || ids[i] >= info.vocab_size)
+        throw Failure{kBadFile, "token id " + std::to_string(ids[i]) + " is outside 0 to " + std::to_string(info.vocab_size - 1)};
     const bool one = n == 1;
     Method& method = *(one ? decode_ : prefill_).method;
     Ints& tokens = one ? token_ : *ids_;
@@ -148,6 +186,7 @@ class Session {
   void check(Error error, int32_t code) const {
     if (error == Error::OperatorMissing)
       throw Failure{kMissing, path_ + " needs an operator that this library does not have: " + reason(error)};
+    if (error == Error::MemoryAllocationFailed) throw Failure{kMissing, "there is not enough memory for " + path_ + ": " + reason(error)};
     if (error != Error::Ok) throw Failure{code, path_ + (code == kFailed ? " failed to run: " : " cannot be loaded: ") + reason(error)};
   }
 
@@ -205,16 +244,19 @@ class Session {
       if (i == 0) tokens = sizes[1];
     }
     Result<TensorInfo> output = method.output_tensor_meta(0);
-    if (!output.ok() || output->scalar_type() != ScalarType::Float || output->sizes().size() != 1 || output->is_memory_planned())
+    if (!output.ok() || output->scalar_type() != ScalarType::Float || output->sizes().size() != 3 || output->sizes()[0] != 1 ||
+        output->sizes()[1] != 1 || output->is_memory_planned())
       refuse(std::string(name) + " returns something other than logits");
-    const int32_t vocab_size = output->sizes()[0];
+    const int32_t vocab_size = output->sizes()[2];
     if (info.vocab_size && info.vocab_size != vocab_size) refuse("its methods return logits of different lengths");
     info.vocab_size = vocab_size;
     int64_t cache_bytes = 0;
     for (size_t i = 0; i < method.num_attributes(); i++) {
       Result<TensorInfo> attribute = method.attribute_tensor_meta(i);
-      if (attribute.ok()) cache_bytes += int64_t(attribute->nbytes());
+      if (!attribute.ok()) refuse(std::string(name) + " does not say what its cache is");
+      cache_bytes += int64_t(attribute->nbytes());
     }
+    if (info.cache_bytes && info.cache_bytes != cache_bytes) refuse("its methods have different caches");
     info.cache_bytes = cache_bytes;
     return tokens;
   }
@@ -249,6 +291,7 @@ class Session {
   }
 
   std::string path_;
+  std::optional<PoolUse> pool_;  // until the methods are gone
   std::optional<MmapDataLoader> loader_;
   std::optional<Program> program_;
   std::vector<size_t> arena_sizes_;
@@ -263,10 +306,14 @@ class Session {
 template <class Work>
 int32_t guarded(char* error, size_t error_size, Work work) {
   first_error.clear();
+  in_call = true;
   std::string sentence;
   int32_t code = kOk;
   try {
     work();
+  } catch (const std::bad_alloc&) {
+    code = kMissing;
+    sentence = "there is not enough memory";
   } catch (const Failure& failure) {
     code = failure.code;
     sentence = failure.sentence;
@@ -274,6 +321,7 @@ int32_t guarded(char* error, size_t error_size, Work work) {
     code = kMissing;
     sentence = problem.what();
   }
+  in_call = false;
   if (error_size) std::snprintf(error, error_size, "%s", sentence.c_str());
   return code;
 }

@@ -12,11 +12,12 @@ for core in $(seq 0 $(($(nproc) - 1))); do
   printf 'processor\t: %s\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc ' "$core"
   printf 'dcpop asimddp\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\nCPU revision\t: 1\n\n'
 done >"$build/root/proc/cpuinfo"
-wheels="$build/wheels/unpacked"
+wheels="$build/wheels-$onnxruntime-$executorch"
 if [ ! -d "$wheels" ]; then
-  "$python" -m pip download --quiet --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 --dest "$build/wheels" \
+  rm -rf "$wheels.part"
+  "$python" -m pip download --quiet --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 --dest "$wheels.part" \
     "onnxruntime==$onnxruntime" "executorch==$executorch"
-  for wheel in "$build"/wheels/*.whl; do "$python" -m zipfile -e "$wheel" "$wheels.part"; done
+  for wheel in "$wheels".part/*.whl; do "$python" -m zipfile -e "$wheel" "$wheels.part"; done
   mv "$wheels.part" "$wheels"
 fi
 cp "$wheels"/onnxruntime/capi/libonnxruntime.so.* "$build/root/libonnxruntime.so"

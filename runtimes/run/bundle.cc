@@ -9,7 +9,7 @@
 namespace edgeqkv {
 namespace {
 
-constexpr int64_t kFormat = 2;
+constexpr int64_t kFormat = 3;
 
 Artifact read_artifact(const Json& json) {
   Artifact artifact;

@@ -19,13 +19,15 @@ class Engine {
   virtual void run(const int64_t* ids, int64_t n, int64_t position, float* logits) = 0;
 };
 
-// `library` is the runtime's shared library (for ExecuTorch our session's); "" lets the dynamic linker look for it by its usual name. `threads` 0 is its choice.
-std::unique_ptr<Engine> open_onnx(const Bundle& bundle, const Artifact& artifact, int threads, const std::string& library);
-std::unique_ptr<Engine> open_executorch(const Bundle& bundle, const Artifact& artifact, int threads, const std::string& library);
+using Files = std::vector<std::string>;
+
+// `libraries` may name the runtime's shared library, for ExecuTorch our session's (see Library). `threads` 0 is the runtime's choice.
+std::unique_ptr<Engine> open_onnx(const Bundle& bundle, const Artifact& artifact, int threads, const Files& libraries);
+std::unique_ptr<Engine> open_executorch(const Bundle& bundle, const Artifact& artifact, int threads, const Files& libraries);
 
 class Session {
  public:
-  Session(const Bundle& bundle, const Artifact& artifact, int threads, const std::string& library);
+  Session(const Bundle& bundle, const Artifact& artifact, int threads, const Files& libraries);
 
   // Appends ids, in the artifact's chunks; the id with the highest logit after the last one.
   int64_t prefill(const std::vector<int64_t>& ids);

@@ -9,18 +9,16 @@ namespace {
 
 class ExecutorchEngine : public Engine {
  public:
-  ExecutorchEngine(const Bundle& bundle, const Artifact& artifact, int threads, const std::string& library)
-      : library_({library.empty() ? "libedgeqkv_executorch.so" : library}, "our ExecuTorch session, libedgeqkv_executorch.so,") {
+  ExecutorchEngine(const Bundle& bundle, const Artifact& artifact, int threads, const Files& libraries)
+      : library_(libraries, "libedgeqkv_executorch", {"libedgeqkv_executorch.so"}, "our ExecuTorch session") {
     const std::string path = bundle.folder + "/" + artifact.file;
-    check(function<decltype(edgeqkv_executorch_open)>("edgeqkv_executorch_open")(path.c_str(), threads, &session_, &info_,
-                                                                                 sentence_, sizeof sentence_));
+    edgeqkv_executorch* opened = nullptr;
+    check(function<decltype(edgeqkv_executorch_open)>("edgeqkv_executorch_open")(path.c_str(), threads, &opened, &info_, sentence_,
+                                                                                 sizeof sentence_));
+    session_ = {opened, function<decltype(edgeqkv_executorch_close)>("edgeqkv_executorch_close")};
     run_ = function<decltype(edgeqkv_executorch_run)>("edgeqkv_executorch_run");
     if (info_.chunk != artifact.prefill_chunk || info_.vocab_size != bundle.vocab_size || info_.cache_bytes != artifact.cache_bytes)
       throw Error(path + " is another program than the manifest describes; export the bundle again");
-  }
-
-  ~ExecutorchEngine() override {
-    if (session_) function<decltype(edgeqkv_executorch_close)>("edgeqkv_executorch_close")(session_);
   }
 
   std::string version() const override {
@@ -29,7 +27,7 @@ class ExecutorchEngine : public Engine {
   int64_t cache_bytes() const override { return info_.cache_bytes; }
 
   void run(const int64_t* ids, int64_t n, int64_t position, float* logits) override {
-    check(run_(session_, ids, int32_t(n), position, logits, sentence_, sizeof sentence_));
+    check(run_(session_.get(), ids, int32_t(n), position, logits, sentence_, sizeof sentence_));
   }
 
  private:
@@ -43,7 +41,7 @@ class ExecutorchEngine : public Engine {
   }
 
   Library library_;
-  edgeqkv_executorch* session_ = nullptr;
+  std::unique_ptr<edgeqkv_executorch, decltype(&edgeqkv_executorch_close)> session_{nullptr, nullptr};
   edgeqkv_executorch_info info_ = {};
   decltype(&edgeqkv_executorch_run) run_ = nullptr;
   char sentence_[1024] = {};
@@ -51,8 +49,8 @@ class ExecutorchEngine : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> open_executorch(const Bundle& bundle, const Artifact& artifact, int threads, const std::string& library) {
-  return std::make_unique<ExecutorchEngine>(bundle, artifact, threads, library);
+std::unique_ptr<Engine> open_executorch(const Bundle& bundle, const Artifact& artifact, int threads, const Files& libraries) {
+  return std::make_unique<ExecutorchEngine>(bundle, artifact, threads, libraries);
 }
 
 }  // namespace edgeqkv

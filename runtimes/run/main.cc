@@ -21,7 +21,7 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: edgeqkv-run BUNDLE --ids 1,2,3 [--tokens N] [--depth D] [options]\n"
-    "       edgeqkv-run --worker [--library FILE]\n"
+    "       edgeqkv-run --worker [--library FILE]...\n"
     "\n"
     "Continues the ids greedily and prints one line of JSON: ids, seconds and bytes.\n"
     "\n"
@@ -31,10 +31,11 @@ constexpr const char* kUsage =
     "  --runtime R      onnx or executorch; by default the bundle's first\n"
     "  --kernel K       fused or stock; by default the bundle's first\n"
     "  --threads N      by default the runtime's choice\n"
-    "  --library FILE   libonnxruntime.so, or libedgeqkv_executorch.so, where the dynamic linker does not find it\n";
+    "  --library FILE   libonnxruntime.so or libedgeqkv_executorch.so, where the dynamic linker does not find it; or both\n";
 
 struct Options {
-  std::string bundle, runtime, kernel, library;
+  std::string bundle, runtime, kernel;
+  Files libraries;
   std::vector<int64_t> ids;
   int64_t tokens = 16, depth = 0;
   int threads = 0;
@@ -57,6 +58,14 @@ std::vector<int64_t> id_list(const std::string& text) {
     start = end + 1;
   }
   return ids;
+}
+
+// Each engine takes its own by the name, so that a name that no engine knows would be passed over in silence.
+const std::string& library_file(const std::string& path) {
+  const std::string name = path.substr(path.rfind('/') + 1);
+  for (const char* stem : {"libonnxruntime", "libedgeqkv_executorch", "libexecutorch"})
+    if (name.compare(0, std::string(stem).size(), stem) == 0) return path;
+  throw Error("--library takes libonnxruntime*, libedgeqkv_executorch* and what that links, found " + path);
 }
 
 Options read_options(int argc, char** argv) {
@@ -83,7 +92,7 @@ Options read_options(int argc, char** argv) {
     if (name == "--runtime") options.runtime = value;
     if (name == "--kernel") options.kernel = value;
     if (name == "--threads") options.threads = int(whole_number(value, name, 1));
-    if (name == "--library") options.library = value;
+    if (name == "--library") options.libraries.push_back(library_file(value));
   }
   if (!options.worker && (options.bundle.empty() || options.ids.empty()))
     throw Error("name a bundle and its prompt with --ids; edgeqkv-run --help says more");
@@ -128,7 +137,7 @@ void run_once(const Options& options) {
   const Artifact& artifact = choose_artifact(bundle, options.runtime, options.kernel);
   std::unique_ptr<Session> session;
   const double load_s =
-      seconds_of([&] { session = std::make_unique<Session>(bundle, artifact, options.threads, options.library); });
+      seconds_of([&] { session = std::make_unique<Session>(bundle, artifact, options.threads, options.libraries); });
   session->depth = options.depth;
   std::vector<int64_t> ids(1);
   std::vector<double> step_s;
@@ -147,7 +156,7 @@ void run_once(const Options& options) {
 // The measured process: the requests of edgeqkv/bench/worker.py.
 class Worker {
  public:
-  explicit Worker(const std::string& library) : library_(library) {}
+  explicit Worker(const Files& libraries) : libraries_(libraries) {}
 
   std::string answer(const Json& request) {
     const std::string& what = request.at("do").string();
@@ -179,7 +188,7 @@ class Worker {
     const std::string runtime = request.has("runtime") ? request.at("runtime").string() : "";
     const Artifact& artifact = choose_artifact(bundle, runtime, kernel);
     const int threads = int(request.at("threads").integer());
-    const double load_s = seconds_of([&] { session_ = std::make_unique<Session>(bundle, artifact, threads, library_); });
+    const double load_s = seconds_of([&] { session_ = std::make_unique<Session>(bundle, artifact, threads, libraries_); });
     return "{" + about(*session_, load_s) + ", \"start\": " + json(before) + "}";
   }
 
@@ -211,13 +220,13 @@ class Worker {
     return ids;
   }
 
-  std::string library_;
+  Files libraries_;
   std::unique_ptr<Session> session_;
   std::mt19937_64 ids_{0};
 };
 
-void serve(const std::string& library) {
-  Worker worker(library);
+void serve(const Files& libraries) {
+  Worker worker(libraries);
   for (std::string line; std::getline(std::cin, line);) {
     std::string answer;
     try {
@@ -243,7 +252,7 @@ int main(int argc, char** argv) {
     }
   try {
     const Options options = read_options(argc, argv);
-    options.worker ? serve(options.library) : run_once(options);
+    options.worker ? serve(options.libraries) : run_once(options);
     return 0;
   } catch (const Error& error) {
     std::fprintf(stderr, "edgeqkv-run: %s\n", error.what());

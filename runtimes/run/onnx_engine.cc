@@ -22,9 +22,9 @@ struct Free {
 
 class OnnxEngine : public Engine {
  public:
-  OnnxEngine(const Bundle& bundle, const Artifact& artifact, int threads, const std::string& library)
-      : vocab_size_(bundle.vocab_size), artifact_(artifact) {
-    const ort::ApiBase* base = load(library);
+  // By way of the other constructor, so that what has been opened is closed when something further down throws.
+  OnnxEngine(const Bundle& bundle, const Artifact& artifact, int threads, const Files& libraries) : OnnxEngine(bundle, artifact) {
+    const ort::ApiBase* base = load(libraries);
     version_ = base->GetVersionString();
     const OrtApi* table = base->GetApi(ort::kApiVersion);
     if (!table) throw Error("ONNX Runtime " + version_ + " is older than 1.17; install onnxruntime==1.31.1", kMissing);
@@ -78,14 +78,16 @@ class OnnxEngine : public Engine {
   }
 
  private:
+  OnnxEngine(const Bundle& bundle, const Artifact& artifact) : vocab_size_(bundle.vocab_size), artifact_(artifact) {}
+
   struct Bound {
     OrtIoBinding* binding = nullptr;
     std::vector<OrtValue*> values;
   };
 
-  static const ort::ApiBase* load(const std::string& library) {
+  static const ort::ApiBase* load(const Files& libraries) {
     const std::vector<std::string> usual = {"libonnxruntime.so.1", "libonnxruntime.so.1.31.1"};  // by soname, as the wheel has it
-    const Library loaded(library.empty() ? usual : std::vector<std::string>{library}, "ONNX Runtime");
+    const Library loaded(libraries, "libonnxruntime", usual, "ONNX Runtime");
     return reinterpret_cast<const ort::ApiBase* (*)()>(loaded.symbol("OrtGetApiBase"))();
   }
 
@@ -146,8 +148,8 @@ class OnnxEngine : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> open_onnx(const Bundle& bundle, const Artifact& artifact, int threads, const std::string& library) {
-  return std::make_unique<OnnxEngine>(bundle, artifact, threads, library);
+std::unique_ptr<Engine> open_onnx(const Bundle& bundle, const Artifact& artifact, int threads, const Files& libraries) {
+  return std::make_unique<OnnxEngine>(bundle, artifact, threads, libraries);
 }
 
 }  // namespace edgeqkv

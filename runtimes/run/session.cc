@@ -6,12 +6,12 @@
 
 namespace edgeqkv {
 
-Session::Session(const Bundle& bundle, const Artifact& artifact, int threads, const std::string& library)
+Session::Session(const Bundle& bundle, const Artifact& artifact, int threads, const Files& libraries)
     : bundle_(bundle), artifact_(artifact), logits_(size_t(bundle.vocab_size)) {
   if (artifact_.runtime == "onnx")
-    engine_ = open_onnx(bundle_, artifact_, threads, library);
+    engine_ = open_onnx(bundle_, artifact_, threads, libraries);
   else if (artifact_.runtime == "executorch")
-    engine_ = open_executorch(bundle_, artifact_, threads, library);
+    engine_ = open_executorch(bundle_, artifact_, threads, libraries);
   else
     throw Error("this runner has no engine for the runtime '" + artifact_.runtime + "'", kMissing);
 }

@@ -197,14 +197,15 @@ def test_the_default_head_keeps_to_what_the_neural_engine_takes():
     assert head_rows(50304, 1) == 50304
 
 
-def test_int8_rows_are_exact_to_half_a_step():
+@pytest.mark.parametrize("scale_dtype", [np.float16, np.float32])
+def test_int8_rows_are_exact_to_half_a_step(scale_dtype):
     weight = np.random.default_rng(0).standard_normal((64, 96)).astype(np.float32) * np.logspace(-6, 2, 64)[:, None]
     weight[5] = 0
-    quantized = quantize_channels(weight)
-    assert (quantized.values.dtype, quantized.scales.dtype) == (np.int8, np.float16)
+    quantized = quantize_channels(weight, scale_dtype)
+    assert (quantized.values.dtype, quantized.scales.dtype) == (np.int8, scale_dtype)
     step = quantized.scales.astype(np.float64)
     error = np.abs(quantized.values * step - weight)
-    clipped = np.abs(weight) > 127.5 * step  # a subnormal scale rounds, and then the largest value is beyond 127 steps
+    clipped = np.abs(weight) > 127.5 * step  # a subnormal fp16 scale rounds, and then the largest value is beyond 127 steps
     assert (error[~clipped] <= 0.5001 * np.broadcast_to(step, weight.shape)[~clipped]).all()
     normal = step[:, 0] > 6.2e-5
     assert normal.sum() > 20

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from conftest import load_golden, tiny_config, tiny_weights
+from conftest import MODELS, load_golden, tiny_config, tiny_weights
 
 import edgeqkv
 from edgeqkv.cache import cache_layout
 from edgeqkv.checkpoint import read_checkpoint
 from edgeqkv.errors import CheckFailed
 from edgeqkv.export.quantize import quantize_channels
+from edgeqkv.model_folder import read_model
 
 ALLOWED = {
     # positions, the last token and layer norms stay with ExecuTorch's own kernels; attention is ours
@@ -26,11 +27,12 @@ ALLOWED = {
 
 @pytest.fixture(scope="module", params=["Q-MQA", "QKV"])
 def lowered(request):
+    """With a vocabulary whose logits are larger than what decode may plan beside the cache."""
     from edgeqkv.export.executorch import lower
 
-    config = tiny_config(request.param, n_layer=1)
+    config = tiny_config(request.param, n_layer=1, vocab_size=20_000, token_count=19_990)
     layout = cache_layout(config, 32, "int8")
-    return config, layout, lower(config, tiny_weights(config), layout, True, 16)
+    return config, layout, lower(config, tiny_weights(config), layout, True, 16, "fused")
 
 
 def test_linears_are_delegated_and_nothing_copies_the_cache(lowered):
@@ -84,11 +86,11 @@ def test_the_plan_is_the_cache_and_little_more(lowered, monkeypatch):
         to_program(once, layout)
 
 
-def test_the_embedding_and_the_head_are_stored_once(executorch_bundles):
-    data = (executorch_bundles / "q_kv-int8/executorch/model.pte").read_bytes()
-    table = quantize_channels(read_checkpoint(load_golden("q_kv").checkpoint).weights["wte.weight"]).values.tobytes()
+def test_the_embedding_and_the_head_are_stored_once(executorch_bundle):
+    data = (executorch_bundle("shipped-q-mqa-int8") / "executorch/model.pte").read_bytes()
+    table = quantize_channels(read_model(MODELS / "q-mqa").weights["wte.weight"]).values.tobytes()
     assert data.count(table) == 1
-    data = (executorch_bundles / "q_kv/executorch/model.pte").read_bytes()
+    data = (executorch_bundle("q_kv") / "executorch/model.pte").read_bytes()
     table = read_checkpoint(load_golden("q_kv").checkpoint).weights["wte.weight"].astype(np.float32).tobytes()
     assert data.count(table) == 1
 
@@ -97,11 +99,24 @@ def test_the_embedding_and_the_head_are_stored_once(executorch_bundles):
     ("options", "reason"),
     [
         ({"weights": "fp16"}, "weights 'fp16' are not possible for executorch, which can do int8, fp32"),
-        ({"capacity": 1}, "prefill chunk 1 is outside 2..1"),
+        ({"capacity": 1}, "ExecuTorch needs a capacity of at least 2"),
         ({"prefill_chunk": 1}, "prefill chunk 1 is outside 2.."),
+        ({"kernel": "quick"}, "kernel 'quick' is not possible; this version can do fused, stock"),
+        ({"kernel": "stock", "cache": "int8"}, "ExecuTorch's own operators, --kernel stock, take an fp32 cache, not int8"),
     ],
 )
 def test_what_the_target_cannot_do(tiny_model, tmp_path, options, reason):
     with pytest.raises(edgeqkv.EdgeQKVError, match=reason):
         edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle", targets=["executorch"], **options)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_kernel_is_for_executorch(tiny_model, tmp_path):
+    with pytest.raises(edgeqkv.EdgeQKVError, match="a kernel is chosen for the target executorch alone"):
+        edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle", kernel="stock")
+
+
+def test_a_head_dim_that_our_operator_does_not_take(tiny_model, tmp_path):
+    model = tiny_model("Q-MQA", d_model=48)
+    with pytest.raises(edgeqkv.EdgeQKVError, match="head_dim is 12, and our operator takes multiples of 8 .* --kernel stock"):
+        edgeqkv.export(model, tmp_path / "bundle", targets=["executorch"])

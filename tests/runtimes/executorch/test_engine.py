@@ -17,12 +17,12 @@ from edgeqkv.eager import EagerModel
 CHUNK = EXECUTORCH_CHUNK
 
 
-def opened(folder, name, **options):
-    return edgeqkv.open(folder / name, runtime="executorch", **options)
+def opened(bundle, name):
+    return edgeqkv.open(bundle(name), runtime="executorch")
 
 
-def test_golden_logits_and_greedy_text_token_by_token(golden, executorch_bundles):
-    session = opened(executorch_bundles, golden.checkpoint.stem)
+def test_golden_logits_and_greedy_text_token_by_token(golden, executorch_bundle):
+    session = opened(executorch_bundle, golden.checkpoint.stem)
     logits = [session.step(token) for token in golden.ids]
     assert np.abs(np.stack(logits) - golden.logits).max() <= 1e-4
     session.reset()
@@ -30,8 +30,8 @@ def test_golden_logits_and_greedy_text_token_by_token(golden, executorch_bundles
 
 
 @pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK, CHUNK + 1])
-def test_prefill_of_any_length_then_decode_to_capacity(golden, executorch_bundles, length):
-    session = opened(executorch_bundles, golden.checkpoint.stem)
+def test_prefill_of_any_length_then_decode_to_capacity(golden, executorch_bundle, length):
+    session = opened(executorch_bundle, golden.checkpoint.stem)
     ids = [(i * 37 + 5) % 320 for i in range(session.capacity)]
     model = read_checkpoint(golden.checkpoint)
     expected = EagerModel(model.config, model.weights).forward(ids)
@@ -48,9 +48,9 @@ def test_prefill_of_any_length_then_decode_to_capacity(golden, executorch_bundle
     np.testing.assert_array_equal(run(), first)
 
 
-def test_a_prefill_that_ends_at_capacity_writes_nothing_behind_it(executorch_bundles):
+def test_a_prefill_that_ends_at_capacity_writes_nothing_behind_it(executorch_bundle):
     golden = load_golden("q_mqa")
-    session = opened(executorch_bundles, "q_mqa")
+    session = opened(executorch_bundle, "q_mqa")
     ids = [(i * 37 + 5) % 320 for i in range(session.capacity)]
     model = read_checkpoint(golden.checkpoint)
     expected = EagerModel(model.config, model.weights).forward(ids)[-1]
@@ -58,13 +58,39 @@ def test_a_prefill_that_ends_at_capacity_writes_nothing_behind_it(executorch_bun
     assert np.abs(session.prefill(ids[-CHUNK // 2 :]) - expected).max() <= 1e-4
 
 
-def test_two_sessions_on_two_threads_do_not_disturb_each_other(executorch_bundles):
+@pytest.mark.parametrize("name", ["qkv", "q_gqa"])
+def test_the_stock_program(executorch_bundle, name):
+    """Its operators write padding, so that a chunk that does not fit any more goes token by token."""
+    golden, session = load_golden(name), opened(executorch_bundle, f"{name}-stock")
+    logits = np.stack([session.step(token) for token in golden.ids])
+    assert np.abs(logits - golden.logits).max() <= 1e-4
+    ids = [(i * 37 + 5) % 320 for i in range(session.capacity)]
+    model = read_checkpoint(golden.checkpoint)
+    expected = EagerModel(model.config, model.weights).forward(ids)
+    for length in (1, CHUNK - 1, CHUNK + 1, session.capacity - 3, session.capacity):
+        session.reset()
+        found = [session.prefill(ids[:length])] + [session.step(token) for token in ids[length:]]
+        assert np.abs(np.stack(found) - expected[length - 1 :]).max() <= 1e-4
+    artifact = read_bundle(executorch_bundle(f"{name}-stock")).artifacts[0]
+    assert artifact.operators == ("llama::custom_sdpa.out", "llama::update_cache.out")
+    assert artifact.cache.shape == (1, session.capacity, model.config.n_kv_head, model.config.head_dim)
+    assert session.cache_bytes == artifact.cache.bytes
+
+
+def test_the_stock_program_needs_torch(executorch_bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(edgeqkv.EdgeQKVError, match="this needs the package 'torch'") as error:
+        opened(executorch_bundle, "qkv-stock")
+    assert error.value.exit_code == 3
+
+
+def test_two_sessions_on_two_threads_do_not_disturb_each_other(executorch_bundle):
     names = ("qkv", "q_mqa")
     expected, found = {}, {}
     for name in names:
         golden = load_golden(name)
-        expected[name] = [opened(executorch_bundles, name).prefill(golden.ids), golden.logits[-1]]
-    sessions = {name: opened(executorch_bundles, name) for name in names}
+        expected[name] = [opened(executorch_bundle, name).prefill(golden.ids), golden.logits[-1]]
+    sessions = {name: opened(executorch_bundle, name) for name in names}
 
     def work(name):
         ids = load_golden(name).ids
@@ -82,36 +108,82 @@ def test_two_sessions_on_two_threads_do_not_disturb_each_other(executorch_bundle
             np.testing.assert_allclose(logits, expected[name][1], atol=1e-4)
 
 
-def test_int8_weights_and_cache_stay_close(executorch_bundles):
-    for name, golden in (("q_kv-int8", load_golden("q_kv")), ("qkv-int8-cache", load_golden("qkv"))):
-        session = opened(executorch_bundles, name)
-        logits = np.stack([session.step(token) for token in golden.ids])
-        assert 0 < np.sqrt(np.mean((logits - golden.logits) ** 2)) <= 0.1 * golden.logits.std()
+def test_sessions_on_one_program_share_its_weights_and_nothing_else(executorch_bundle):
+    golden = load_golden("q_mqa")
+    first, second = opened(executorch_bundle, "q_mqa"), opened(executorch_bundle, "q_mqa")
+    first.prefill(golden.ids[:-1])
+    second.prefill(golden.ids[1:])
+    del second
+    assert np.abs(first.step(golden.ids[-1]) - golden.logits[-1]).max() <= 1e-4
 
 
-def test_cache_bytes_and_arenas_are_the_manifests(golden, executorch_bundles):
+def test_the_number_of_threads_is_that_of_the_process(executorch_bundle):
+    """ExecuTorch's pool cannot change its size below a session that runs on it. In a process of its own, which has no other."""
+    program = (
+        "import sys, edgeqkv; open = lambda n: edgeqkv.open(sys.argv[1], runtime='executorch', threads=n)\n"
+        "first = open(2); same = open(2); before = list(first.generate([1, 2, 3], limit=8))\n"
+        "try: open(1)\n"
+        "except edgeqkv.EdgeQKVError as error: print(error.exit_code, error)\n"
+        "first.reset(); assert list(first.generate([1, 2, 3], limit=8)) == before\n"
+        "del first, same; one = open(1); assert list(one.generate([1, 2, 3], limit=8)) == before\n"
+        "try: edgeqkv.open(sys.argv[1], runtime='executorch', threads=10**6)\n"
+        "except edgeqkv.EdgeQKVError as error: print(error.exit_code, error)\n"
+    )
+    command = [sys.executable, "-c", program, executorch_bundle("q_mqa")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    refused, too_many = run.stdout.splitlines()
+    assert refused.startswith("2 ExecuTorch has one pool of threads, and sessions that run on 2")
+    assert too_many.startswith("2 threads must be 0 to 256")
+
+
+def test_what_the_session_refuses_of_a_host_that_does_not_check(executorch_bundle):
+    session = opened(executorch_bundle, "q_mqa")
+    engine = session._engine
+    with pytest.raises(edgeqkv.EdgeQKVError, match="token id 320 is outside 0 to 319"):
+        engine.run(np.array([320]), 0)
+    with pytest.raises(edgeqkv.EdgeQKVError, match="the program takes 1 to 16 tokens at once"):
+        engine.run(np.zeros(17, np.int64), 0)
+    with pytest.raises(edgeqkv.EdgeQKVError, match="position -1 is before the first"):
+        engine.run(np.array([1, 2]), -1)
+    for position in (session.capacity, session.capacity - 1):
+        with pytest.raises(edgeqkv.EdgeQKVError, match=f"2 tokens at position {position} do not fit a cache of 64") as error:
+            engine.run(np.array([1, 2]), position)
+        assert error.value.exit_code == 1
+    golden = load_golden("q_mqa")
+    assert np.abs(session.prefill(golden.ids) - golden.logits[-1]).max() <= 1e-4  # and goes on
+
+
+def test_an_fp16_cache_stays_close(executorch_bundle):
+    golden = load_golden("q_mqa")
+    session = opened(executorch_bundle, "q_mqa-fp16")
+    logits = np.stack([session.step(token) for token in golden.ids])
+    assert 0 < np.sqrt(np.mean((logits - golden.logits) ** 2)) <= 1e-3 * golden.logits.std()
+
+
+def test_cache_bytes_and_arenas_are_the_manifests(golden, executorch_bundle):
     name = golden.checkpoint.stem
-    artifact = read_bundle(executorch_bundles / name).artifacts[0]
-    assert opened(executorch_bundles, name).cache_bytes == artifact.cache.bytes
+    artifact = read_bundle(executorch_bundle(name)).artifacts[0]
+    assert opened(executorch_bundle, name).cache_bytes == artifact.cache.bytes
     arenas = {entry.name: entry.arena_bytes for entry in artifact.entry_points}
     assert artifact.cache.bytes <= arenas["decode"] <= artifact.cache.bytes + 64 * 1024
     assert (len(artifact.cache.tensors) == 1) == (golden.variant.startswith("Q-") or golden.variant == "Q=K=V")
 
 
-def test_a_board_needs_no_torch(executorch_bundles):
+def test_a_board_needs_no_torch(executorch_bundle):
     program = (
         "import sys, edgeqkv; s = edgeqkv.open(sys.argv[1], runtime='executorch', threads=1); s.prefill([1, 2]); s.step(3); "
         "assert 'torch' not in sys.modules"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program, executorch_bundles / "q_mqa"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, executorch_bundle("q_mqa")], capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stderr) == (0, "")
 
 
-def damaged(folder, tmp_path, change):
+def damaged(bundle, tmp_path, change):
     """A copy of a bundle whose program was changed; opened without the sha256 check, which would see it first."""
-    shutil.copytree(folder / "q_mqa", tmp_path / "bundle")
+    shutil.copytree(bundle("q_mqa"), tmp_path / "bundle")
     path = tmp_path / "bundle/executorch/model.pte"
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(edgeqkv.EdgeQKVError) as error:
@@ -121,8 +193,8 @@ def damaged(folder, tmp_path, change):
 
 
 @pytest.mark.parametrize("kept", [0, 40, 100, 0.05, 0.5, 0.999])
-def test_a_truncated_program(executorch_bundles, tmp_path, kept, capfd):
-    error = damaged(executorch_bundles, tmp_path, lambda data: data[: kept if kept > 1 or kept == 0 else int(len(data) * kept)])
+def test_a_truncated_program(executorch_bundle, tmp_path, kept, capfd):
+    error = damaged(executorch_bundle, tmp_path, lambda data: data[: kept if kept > 1 or kept == 0 else int(len(data) * kept)])
     assert "truncated" in str(error)
     assert error.exit_code == 2
     assert capfd.readouterr().err == ""
@@ -137,15 +209,15 @@ def test_a_truncated_program(executorch_bundles, tmp_path, kept, capfd):
         (lambda data: data.replace(b"prefill\0", b"prefilX\0"), "it has no method prefill", 2),
     ],
 )
-def test_a_program_that_cannot_run_here(executorch_bundles, tmp_path, change, reason, code, capfd):
-    error = damaged(executorch_bundles, tmp_path, change)
+def test_a_program_that_cannot_run_here(executorch_bundle, tmp_path, change, reason, code, capfd):
+    error = damaged(executorch_bundle, tmp_path, change)
     assert reason in str(error)
     assert error.exit_code == code
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("other", ["qkv", "shipped", "qkv-int8-cache"])
-def test_the_program_of_another_bundle(executorch_bundles, tmp_path, other):
-    data = (executorch_bundles / other / "executorch/model.pte").read_bytes()
-    error = damaged(executorch_bundles, tmp_path, lambda _: data)
+@pytest.mark.parametrize("other", ["qkv", "shipped-q-mqa-int8", "q_mqa-fp16"])
+def test_the_program_of_another_bundle(executorch_bundle, tmp_path, other):
+    data = (executorch_bundle(other) / "executorch/model.pte").read_bytes()
+    error = damaged(executorch_bundle, tmp_path, lambda _: data)
     assert "another program than the manifest describes" in str(error)

@@ -74,7 +74,7 @@ def test_what_it_refuses(arguments, reason, tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda d: d.update(format=9), "expected format 2, found 9"),
+        (lambda d: d.update(format=9), "expected format 3, found 9"),
         (lambda d: d.pop("capacity"), "the field 'capacity' is missing"),
         (lambda d: d["artifacts"][0].update(files={"../elsewhere/model.onnx": "0"}), "names a file outside the bundle"),
         (lambda d: d["artifacts"][0].update(files={"/etc/passwd": "0"}), "names a file outside the bundle"),
@@ -90,7 +90,7 @@ def test_a_manifest_that_cannot_be_right(change, reason, tiny_model, tmp_path):
     assert reason in done.stderr
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"format": 2,}', '{"a": "\\uzzzz"}', "[" * 100, '{"format": 0x2}', "{}\0"])
+@pytest.mark.parametrize("text", ["", "{", '{"format": 3,}', '{"a": "\\uzzzz"}', "[" * 100, '{"format": 0x2}', "{}\0"])
 def test_a_manifest_that_is_no_json(text, tiny_model, tmp_path):
     (tmp_path / "edgeqkv.json").write_text(text)
     done = run(tmp_path, "--ids", "1")
@@ -100,7 +100,7 @@ def test_a_manifest_that_is_no_json(text, tiny_model, tmp_path):
 
 def test_a_runtime_that_is_not_there(tiny_model, tmp_path):
     edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle")
-    done = run(tmp_path / "bundle", "--ids", "1", library=tmp_path / "none.so")
+    done = run(tmp_path / "bundle", "--ids", "1", library=tmp_path / "libonnxruntime.none.so")
     assert done.returncode == 3
     assert "ONNX Runtime cannot be loaded" in done.stderr
 
@@ -137,11 +137,25 @@ def greedy(bundle, runner, *arguments):
     return json.loads(done.stdout)
 
 
-def test_the_ids_of_the_session_on_executorch(executorch_bundles):
-    session = edgeqkv.open(executorch_bundles / "shipped")
-    said = greedy(executorch_bundles / "shipped", [RUNNER])
+def test_the_ids_of_the_session_on_executorch(executorch_bundle):
+    bundle = executorch_bundle("shipped-q-mqa-int8")
+    session = edgeqkv.open(bundle)
+    said = greedy(bundle, [RUNNER])
     assert said["ids"] == list(session.generate(PROMPT, limit=20))
     assert (said["runtime"], said["cache_bytes"]) == ("executorch", session.cache_bytes)
+
+
+def test_each_engine_takes_its_own_library(executorch_bundle):
+    bundle = executorch_bundle("shipped-q-mqa-int8")
+    session = RUNNER.parents[1] / "executorch/libedgeqkv_executorch.so"
+    assert greedy(bundle, [RUNNER], "--library", LIBRARY, "--library", session)["runtime"] == "executorch"
+
+
+def test_the_stock_executorch_program_is_refused(executorch_bundle):
+    done = run(executorch_bundle("qkv-stock"), "--ids", "1")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "needs an operator that this library does not have" in done.stderr
+    assert "llama::update_cache.out" in done.stderr
 
 
 @pytest.mark.skipif(
@@ -149,9 +163,10 @@ def test_the_ids_of_the_session_on_executorch(executorch_bundles):
     reason="needs the runner for arm64 (make runner-aarch64) and Debian's qemu-user",
 )
 @pytest.mark.parametrize("runtime", ["onnx", "executorch"])
-def test_the_aarch64_runner_writes_the_same_ids(executorch_bundles, runtime, tmp_path):
-    bundle = executorch_bundles / "shipped"
-    if runtime == "onnx":
+def test_the_aarch64_runner_writes_the_same_ids(executorch_bundle, runtime, tmp_path):
+    if runtime == "executorch":
+        bundle = executorch_bundle("shipped-q-mqa-int8")
+    else:
         bundle = tmp_path / "onnx"
         # fp32: int8 weights round activations as each CPU's own kernels do, and greedy text may then part.
         edgeqkv.export(Path(__file__).parents[3] / "models/q-mqa", bundle, weights="fp32", cache="int8", capacity=64)

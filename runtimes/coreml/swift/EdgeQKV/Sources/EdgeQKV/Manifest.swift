@@ -60,7 +60,7 @@ public struct Manifest: Decodable, Equatable, Sendable {
     }
 
     public static let fileName = "edgeqkv.json"
-    static let format = 2
+    static let format = 3
     static let package = "coreml/model.mlpackage"
 
     public let format: Int

@@ -6,7 +6,7 @@ import Testing
 /// What `edgeqkv export --target coreml` writes, cut down to what is read here, with one change.
 func manifestJSON(replacing old: String = "", with new: String = "") -> Data {
     let text = """
-        {"format": 2, "edgeqkv": "0.1.0", "capacity": 32,
+        {"format": 3, "edgeqkv": "0.1.0", "capacity": 32,
          "model": {"variant": "Q-MQA", "config": {"vocab_size": 8, "token_count": 6}, "tokenizer_sha256": null},
          "artifacts": [
           {"runtime": "onnx", "cache": {"names": ["cache.0.k"], "bytes": 4096}, "files": {"onnx/model.onnx": "0"},
