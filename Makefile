@@ -63,7 +63,7 @@ demo: setup
 	@$(BIN)/edgeqkv report $(DEMO)/results.jsonl --out $(DEMO)/report.html
 
 test: setup kernels kernels-sanitize
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 kernels kernels-sanitize:
 	@command -v cmake >/dev/null && command -v g++ >/dev/null \

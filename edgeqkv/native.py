@@ -17,11 +17,9 @@ def native_library(name: str) -> Path:
     try:
         ctypes.CDLL(str(path))
     except OSError as error:
-        cure = (
-            'pip install "edgeqkv[executorch-runtime]"'
-            if "libexecutorch" in str(error)
-            else "install edgeqkv again on this machine"
-        )
+        cure = "install edgeqkv again on this machine"
+        if "libexecutorch" in str(error):
+            cure = 'pip install "edgeqkv[executorch-runtime]"'
         raise MissingPackage(f"{path.name} does not load ({error}); {cure}") from error
     return path
 

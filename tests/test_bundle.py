@@ -103,7 +103,7 @@ def test_a_missing_file(bundle):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda d: d.update(format=3), "has format 3, this edgeqkv reads up to 2: update edgeqkv"),
+        (lambda d: d.update(format=4), "has format 4, this edgeqkv reads up to 3: update edgeqkv"),
         (lambda d: d.update(format=1), "expected format 3, found 1; export the bundle again"),
         (lambda d: d.update(format="2"), "expected format 3, found '2'"),
         (lambda d: d.pop("format"), "expected format 3, found None"),

@@ -24,5 +24,5 @@ def test_absent(installed):
 
 def test_made_for_another_machine(installed):
     (installed / "broken.so").write_bytes(b"for another machine")
-    with pytest.raises(MissingPackage, match=r"the compiled kernel does not load \(.*broken\.so.*\); install edgeqkv again"):
+    with pytest.raises(MissingPackage, match=r"broken\.so does not load \(.*broken\.so.*\); install edgeqkv again"):
         native.native_library("broken")

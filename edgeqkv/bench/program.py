@@ -71,9 +71,9 @@ def choose_program(
         raise EdgeQKVError(f"{device.name} is {machine}, and no --runner is for that; name one more, or python")
     own = native_program(RUNNER)
     if not wanted.runners and own and machine in elf_machines(own) and "Android" not in (environment.os or ""):
-        libraries = _own_libraries(own, runtimes)
-        if libraries is not None:
-            return _runner(device, own, libraries, None)
+        ours = _own_libraries(own, runtimes)
+        if ours is not None:
+            return _runner(device, own, ours, None)
     return _python(device, wanted.python, runtimes, scratch)
 
 
