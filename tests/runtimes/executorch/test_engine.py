@@ -5,8 +5,10 @@ import subprocess
 import sys
 import threading
 
+import executorch.exir as exir
 import numpy as np
 import pytest
+import torch
 from conftest import EXECUTORCH_CHUNK, load_golden
 
 import edgeqkv
@@ -221,3 +223,32 @@ def test_the_program_of_another_bundle(executorch_bundle, tmp_path, other):
     data = (executorch_bundle(other) / "executorch/model.pte").read_bytes()
     error = damaged(executorch_bundle, tmp_path, lambda _: data)
     assert "another program than the manifest describes" in str(error)
+
+
+def zeros(*shape, dtype=torch.int64):
+    return torch.zeros(shape, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("ids", "position", "reason"),
+    [
+        (zeros(1, 16, dtype=torch.int32), zeros(1), "prefill takes other than int64 tensors"),
+        (zeros(16), zeros(1), "prefill takes tensors of other shapes"),
+        (zeros(1, 16), zeros(2), "prefill takes tensors of other shapes"),
+        (zeros(1, 16), zeros(1), "prefill returns something other than logits"),
+        (zeros(1, 16), None, "prefill has other inputs or outputs"),
+    ],
+)
+def test_a_program_of_another_shape_or_dtype(executorch_bundle, tmp_path, ids, position, reason):
+    """Somebody's own program in the bundle's place."""
+
+    class Sum(torch.nn.Module):
+        def forward(self, *inputs):
+            return sum(x.float().sum() for x in inputs)
+
+    inputs = (ids,) if position is None else (ids, position, torch.ones(1, dtype=torch.int64))
+    program = exir.to_edge({"prefill": torch.export.export(Sum(), inputs)}).to_executorch()
+    error = damaged(executorch_bundle, tmp_path, lambda _: bytes(program.buffer))
+    assert "model.pte is not a program that edgeqkv exported" in str(error)
+    assert reason in str(error)
+    assert error.exit_code == 2
