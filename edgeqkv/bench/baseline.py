@@ -29,7 +29,7 @@ def geometry(config: ModelConfig) -> ModelConfig:
     return replace(config, projections="QKV", n_kv_head=config.n_head)
 
 
-ONLY_CORE_ML = "{} holds only Core ML, which bench does not measure: use Xcode's performance report"
+NO_CORE_ML = "{}: bench does not measure Core ML; use Xcode's performance report"
 
 
 def with_baselines(
@@ -44,7 +44,7 @@ def with_baselines(
     for bundle, manifest in zip(bundles, manifests, strict=True):
         check_files(bundle, manifest)
         if all(artifact.runtime == "coreml" for artifact in manifest.artifacts):
-            raise EdgeQKVError(ONLY_CORE_ML.format(bundle))  # before a baseline is made for it
+            raise EdgeQKVError(NO_CORE_ML.format(bundle))  # before a baseline is made for it
     have = {(geometry(m.model.config), m.capacity) for m in manifests if m.model.variant == "QKV"}
     out: list[Subject] = []
     for bundle, manifest in zip(bundles, manifests, strict=True):

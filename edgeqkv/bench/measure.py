@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import edgeqkv
-from edgeqkv.bench.baseline import ONLY_CORE_ML, Subject
+from edgeqkv.bench.baseline import NO_CORE_ML, Subject
 from edgeqkv.bench.device import Device
 from edgeqkv.bench.memory import Memory
 from edgeqkv.bench.probe import VITALS_SCRIPT, parse_vitals
@@ -228,7 +228,7 @@ def measurable(subject: Subject, runtime: str | None, kernel: str | None) -> lis
 
 def nothing_to_measure(subject: Subject, runtime: str | None, kernel: str | None) -> EdgeQKVError:
     if runtime == "coreml" or all(artifact.runtime == "coreml" for artifact in subject.manifest.artifacts):
-        return EdgeQKVError(ONLY_CORE_ML.format(subject.folder))
+        return EdgeQKVError(NO_CORE_ML.format(subject.folder))
     return no_artifact(subject.folder, subject.manifest, runtime, kernel)
 
 

@@ -126,15 +126,17 @@ def _interval(value: float, low: float, high: float) -> str:
 def _told_apart(record: Record, base: Record) -> tuple[str, str, str]:
     """The two names with what differs between them besides the sharing, and what they have in common."""
     words = {"cache": "cache", "weights": "weights", "kernel": "kernel"}
-    differing = [field for field in words if getattr(record, field) != getattr(base, field)]
+    fields = (*words, "runtime")
+    differing = [field for field in fields if getattr(record, field) != getattr(base, field)]
 
-    def told(one: Record) -> str:
-        parts = [f"{getattr(one, field)} {words[field]}" for field in differing]
-        parts += [RUNTIMES.get(one.runtime, one.runtime)] if record.runtime != base.runtime else []
-        return one.variant + (f" ({', '.join(parts)})" if parts else "")
+    def told(one: Record, field: str) -> str:
+        return RUNTIMES.get(one.runtime, one.runtime) if field == "runtime" else f"{getattr(one, field)} {words[field]}"
 
-    common = [f"{getattr(base, field)} {words[field]}" for field in words if field not in differing]
-    return told(record), told(base), f" (both {', '.join(common)})" if common else ""
+    def named(one: Record) -> str:
+        return one.variant + (f" ({', '.join(told(one, field) for field in differing)})" if differing else "")
+
+    common = [told(base, field) for field in fields if field not in differing]
+    return named(record), named(base), f" (both {', '.join(common)})" if common else ""
 
 
 def _amount(saved: int) -> str:

@@ -8,18 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import one_sentence
 
 import edgeqkv
+from edgeqkv.bench.baseline import Subject
 from edgeqkv.bench.device import Device
+from edgeqkv.bench.fleet import Matrix
 from edgeqkv.bench.measure import _Visit, make_plan
 from edgeqkv.bench.program import RUNNER
 from edgeqkv.bench.results import read_results
 from edgeqkv.bench.summary import written
 from edgeqkv.bench.worker_process import WorkerProcess
+from edgeqkv.bundle import read_bundle
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.native import native_program
 
@@ -68,6 +72,18 @@ def test_the_table_compares_a_model_with_itself_at_the_first_depth(cli, bundles)
     outcome = cli("bench", *bundles, "--depths", "8,32", "--rounds", 1, "--steps", 2, "--prompt", 4)
     assert "| its own 32 / 8 |" in outcome.out
     assert "prefill tokens/s from 4 | prefill tokens/s from 28" in outcome.out
+
+
+def test_a_kernel_that_only_one_of_the_runtimes_has(bundles):
+    manifest = read_bundle(bundles[0])
+    program = replace(manifest.artifacts[0], runtime="executorch")
+    subject = Subject(bundles[0], replace(manifest, artifacts=(*manifest.artifacts, program)), None)
+    found = Matrix(("onnx", "executorch"), ("stock", "fused")).artifacts(subject)
+    assert list(found) == [("onnx", "stock"), ("onnx", "fused"), ("executorch", "fused")]
+    with pytest.raises(EdgeQKVError, match="holds nothing for the runtime 'executorch' with the kernel 'stock'"):
+        Matrix(("onnx", "executorch"), ("stock",)).artifacts(subject)
+    with pytest.raises(EdgeQKVError, match="bench does not measure Core ML"):
+        Matrix(("onnx", "coreml")).artifacts(subject)
 
 
 def test_both_kernels_of_a_bundle_in_one_run(cli, bundles):

@@ -132,16 +132,28 @@ def test_a_bundle_is_sent_measured_and_not_sent_again(cli, server, bundle, devic
     assert list(tmp_path.rglob("hacked")) == []
 
 
-def test_the_native_runner_is_sent_where_it_fits(cli, server, bundle, device):
+@pytest.mark.parametrize("runtime", ["onnx", "executorch"])
+def test_the_native_runner_is_sent_where_it_fits(cli, server, bundle, device, executorch_bundle, runtime):
+    """With the runtime's libraries, which find each other in that folder."""
     from edgeqkv.bench.program import RUNNER
     from edgeqkv.native import native_program
 
     if native_program(RUNNER) is None:
         pytest.skip("this installation has no native runner")
+    bundle = bundle if runtime == "onnx" else executorch_bundle("q_mqa")
     outcome = cli("bench", bundle, *device(server()), "--rounds", 1, "--json")
     assert outcome.code == 0, outcome.err
-    assert json.loads(outcome.out)[0]["program"] == "edgeqkv-run"
-    assert (device.folder / f"runner-{os.uname().machine}" / "edgeqkv-run").is_file()
+    record = json.loads(outcome.out)[0]
+    assert (record["program"], record["runtime"]) == ("edgeqkv-run", runtime)
+    sent = {path.name for path in (device.folder / f"runner-{os.uname().machine}").iterdir()}
+    assert "edgeqkv-run" in sent
+    assert ("libexecutorch.so" in sent) == (runtime == "executorch")
+
+
+def test_executorch_in_python_is_not_sent(cli, server, device, executorch_bundle):
+    outcome = cli("bench", executorch_bundle("q_mqa"), *device(server()), "--rounds", 1, "--runner", "python")
+    assert outcome.code == 3
+    assert "ExecuTorch is measured there by edgeqkv-run" in one_sentence(outcome)
 
 
 def test_cleaning_removes_nothing_that_is_not_ours(server, device):

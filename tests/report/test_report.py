@@ -31,14 +31,14 @@ def verdict(records):
 def test_the_verdict():
     assert verdict(pair()) == (
         "At 1,000 positions on Acme One, Q-MQA needs 7.0 MiB less memory at its peak (7.0 MiB less cache) than QKV "
-        "(both fp32 cache, int8 weights, fused kernel) and decodes 2.00 times faster (2.00 to 2.00)."
+        "(both fp32 cache, int8 weights, fused kernel, ONNX Runtime) and decodes 2.00 times faster (2.00 to 2.00)."
     )
 
 
 def test_the_verdict_names_what_else_differs():
     said = verdict(pair(cache="int8", kernel="stock"))
     assert "Q-MQA (int8 cache, stock kernel) needs" in said
-    assert "than QKV (fp32 cache, fused kernel) (both int8 weights)" in said
+    assert "than QKV (fp32 cache, fused kernel) (both int8 weights, ONNX Runtime)" in said
 
 
 def test_the_verdict_says_when_nothing_was_found_or_it_is_worse():
