@@ -87,7 +87,7 @@ def test_the_plan_is_the_cache_and_little_more(lowered, monkeypatch):
 
 
 def test_the_embedding_and_the_head_are_stored_once(executorch_bundle):
-    data = (executorch_bundle("shipped-q-mqa-int8") / "executorch/model.pte").read_bytes()
+    data = (executorch_bundle("shipped-q-mqa") / "executorch/model.pte").read_bytes()
     table = quantize_channels(read_model(MODELS / "q-mqa").weights["wte.weight"]).values.tobytes()
     assert data.count(table) == 1
     data = (executorch_bundle("q_kv") / "executorch/model.pte").read_bytes()

@@ -138,7 +138,7 @@ def greedy(bundle, runner, *arguments):
 
 
 def test_the_ids_of_the_session_on_executorch(executorch_bundle):
-    bundle = executorch_bundle("shipped-q-mqa-int8")
+    bundle = executorch_bundle("shipped-q-mqa")
     session = edgeqkv.open(bundle)
     said = greedy(bundle, [RUNNER])
     assert said["ids"] == list(session.generate(PROMPT, limit=20))
@@ -146,13 +146,13 @@ def test_the_ids_of_the_session_on_executorch(executorch_bundle):
 
 
 def test_each_engine_takes_its_own_library(executorch_bundle):
-    bundle = executorch_bundle("shipped-q-mqa-int8")
+    bundle = executorch_bundle("shipped-q-mqa")
     session = RUNNER.parents[1] / "executorch/libedgeqkv_executorch.so"
     assert greedy(bundle, [RUNNER], "--library", LIBRARY, "--library", session)["runtime"] == "executorch"
 
 
 def test_the_stock_executorch_program_is_refused(executorch_bundle):
-    done = run(executorch_bundle("qkv-stock"), "--ids", "1")
+    done = run(executorch_bundle("q_gqa-stock"), "--ids", "1")
     assert (done.returncode, done.stdout) == (3, "")
     assert "needs an operator that this library does not have" in done.stderr
     assert "llama::update_cache.out" in done.stderr
@@ -165,7 +165,7 @@ def test_the_stock_executorch_program_is_refused(executorch_bundle):
 @pytest.mark.parametrize("runtime", ["onnx", "executorch"])
 def test_the_aarch64_runner_writes_the_same_ids(executorch_bundle, runtime, tmp_path):
     if runtime == "executorch":
-        bundle = executorch_bundle("shipped-q-mqa-int8")
+        bundle = executorch_bundle("shipped-q-mqa")
     else:
         bundle = tmp_path / "onnx"
         # fp32: int8 weights round activations as each CPU's own kernels do, and greedy text may then part.
