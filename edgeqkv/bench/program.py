@@ -9,7 +9,6 @@ import struct
 import sys
 import zipfile
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,8 +91,10 @@ def _own_libraries(runner: Path, runtimes: Collection[str]) -> list[Path] | None
     if "onnx" in runtimes:
         found += [sorted(_package("onnxruntime").glob("capi/libonnxruntime.so*"))[:1]]
     if "executorch" in runtimes:
-        with suppress(MissingPackage):
+        try:
             found += [[native_file(f"{OPERATORS['executorch']}.so")]]
+        except MissingPackage:
+            return None
         found += [sorted(_package("executorch").glob(f"lib/{name}.so")) for name in LINKED]
     same = all(files and elf_machines(files[0]) == elf_machines(runner) for files in found)
     return [files[0] for files in found] if same else None
