@@ -38,6 +38,7 @@ EXECUTORCH_CHUNK = 16
 EXECUTORCH: dict[str, tuple[Path, dict[str, Any]]] = {
     **{name: (GOLDEN / f"{name}.pt", {"weights": "fp32", "prefill_chunk": EXECUTORCH_CHUNK}) for name in GOLDEN_VARIANTS},
     "q_mqa-fp16": (GOLDEN / "q_mqa.pt", {"weights": "fp32", "cache": "fp16", "prefill_chunk": EXECUTORCH_CHUNK}),
+    "qkv-int8": (GOLDEN / "qkv.pt", {"weights": "fp32", "cache": "int8", "prefill_chunk": EXECUTORCH_CHUNK}),
     "q_gqa-stock": (GOLDEN / "q_gqa.pt", {"weights": "fp32", "kernel": "stock", "prefill_chunk": EXECUTORCH_CHUNK}),
     **{f"shipped-{name}": (MODELS / name, {"cache": "int8"}) for name in ("q-kv", "q-mqa")},
 }

@@ -155,11 +155,12 @@ def test_what_the_session_refuses_of_a_host_that_does_not_check(executorch_bundl
     assert np.abs(session.prefill(golden.ids) - golden.logits[-1]).max() <= 1e-4  # and goes on
 
 
-def test_an_fp16_cache_stays_close(executorch_bundle):
-    golden = load_golden("q_mqa")
-    session = opened(executorch_bundle, "q_mqa-fp16")
+@pytest.mark.parametrize(("name", "bound"), [("q_mqa-fp16", 1e-3), ("qkv-int8", 0.1)])
+def test_a_cache_of_fewer_bits_stays_close(executorch_bundle, name, bound):
+    golden = load_golden(name.partition("-")[0])
+    session = opened(executorch_bundle, name)
     logits = np.stack([session.step(token) for token in golden.ids])
-    assert 0 < np.sqrt(np.mean((logits - golden.logits) ** 2)) <= 1e-3 * golden.logits.std()
+    assert 0 < np.sqrt(np.mean((logits - golden.logits) ** 2)) <= bound * golden.logits.std()
 
 
 def test_cache_bytes_and_arenas_are_the_manifests(golden, executorch_bundle):
