@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgeqkv.atomic import atomic_write
-from edgeqkv.cache import Axes, CacheDtype, CacheLayout, ScaleLayout
+from edgeqkv.cache import BY_HEAD, BY_POSITION, Axes, CacheDtype, CacheLayout, ScaleLayout
 from edgeqkv.config import ModelConfig, parameter_count
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import TOKENIZER, file_sha256
@@ -236,7 +236,7 @@ def _check(manifest: Manifest, where: str) -> None:
         name, layout, cache = f"the {artifact.name} artifact", manifest.cache_layout(artifact), artifact.cache
         demand(cache_entry(layout, cache.scales) == cache, f"the cache of {name} does not agree with the model's geometry")
         by_position = (artifact.runtime, artifact.kernel) == ("executorch", "stock")
-        axes = "batch, position, kv_head, channel" if by_position else "batch, kv_head, position, channel"
+        axes = BY_POSITION if by_position else BY_HEAD
         demand(cache.layout == axes, f"the cache of {name} has its axes in another order than the program")
         width = layout.n_kv_head * layout.head_dim
         widths = dict.fromkeys(layout.names, width) if layout.scales == "static" else {}

@@ -16,6 +16,8 @@ from edgeqkv.errors import EdgeQKVError
 CacheDtype = Literal["fp32", "fp16", "int8"]
 ScaleLayout = Literal["none", "static", "per_token"]
 Axes = Literal["batch, kv_head, position, channel", "batch, position, kv_head, channel"]
+BY_HEAD: Axes = "batch, kv_head, position, channel"
+BY_POSITION: Axes = "batch, position, kv_head, channel"
 DTYPE_BYTES: dict[str, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 NUMPY_NAMES: dict[str, str] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
@@ -40,11 +42,11 @@ class CacheLayout:
     head_dim: int
     dtype: CacheDtype
     scales: ScaleLayout
-    axes: Axes = "batch, kv_head, position, channel"
+    axes: Axes = BY_HEAD
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        if self.axes == "batch, position, kv_head, channel":
+        if self.axes == BY_POSITION:
             return (1, self.capacity, self.n_kv_head, self.head_dim)
         return (1, self.n_kv_head, self.capacity, self.head_dim)
 
@@ -94,6 +96,11 @@ class CacheLayout:
 
 def cache_name(layer: int, tensor: str) -> str:
     return f"cache.{layer}.{tensor}"
+
+
+def identifier(name: str) -> str:
+    """A weight or cache tensor where names have no dots, in MIL and as ExecuTorch's buffers: cache_0_k for cache.0.k."""
+    return name.replace(".", "_")
 
 
 def cache_layout(

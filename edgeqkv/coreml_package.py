@@ -1,4 +1,4 @@
-"""What export and the runtimes both know of a Core ML package: where its parts lie and what its states are called."""
+"""What export and the runtimes both know of a Core ML package: where its parts lie."""
 
 import logging
 from types import ModuleType
@@ -16,13 +16,3 @@ def require_coremltools() -> ModuleType:
     """coremltools, without what it logs while it is imported where there is no macOS."""
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     return require("coremltools", "coreml")
-
-
-def state_name(cache: str) -> str:
-    """What the state that holds a cache tensor is called in the package: cache_0_k for cache.0.k."""
-    return identifier(cache)
-
-
-def identifier(name: str) -> str:
-    """MIL takes no dots in names."""
-    return name.replace(".", "_")

@@ -25,9 +25,9 @@ from coremltools.converters.mil.backend.mil.load import load as to_proto
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, types
 
-from edgeqkv.cache import CacheLayout, cache_name
+from edgeqkv.cache import CacheLayout, cache_name, identifier
 from edgeqkv.config import ModelConfig
-from edgeqkv.coreml_package import MANIFEST_FILE, SPEC_FILE, WEIGHTS_FOLDER, identifier, state_name
+from edgeqkv.coreml_package import MANIFEST_FILE, SPEC_FILE, WEIGHTS_FOLDER
 from edgeqkv.decoder import decoder
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.export.quantize import quantize_channels
@@ -90,7 +90,7 @@ class CoremlVerbs:
         rows = head_rows(config.vocab_size, head_parts)
         self.parts = [(start, min(start + rows, config.vocab_size)) for start in range(0, config.vocab_size, rows)]
         self.ids, self.position = function.inputs["ids"], function.inputs["position"]
-        self.states = {name: function.inputs[state_name(name)] for name in layout.names}
+        self.states = {name: function.inputs[identifier(name)] for name in layout.names}
         # What every layer needs to know about the step is computed once.
         self.group = config.n_head // config.n_kv_head
         self.mask = self._causal_mask()
@@ -274,7 +274,7 @@ def build_program(
     mb.name_count.clear()
     for name, tokens in (("prefill", prefill_chunk), ("decode", 1)):
         inputs = {"ids": mb.TensorSpec((1, tokens), types.int32), "position": mb.TensorSpec((1,), types.int32)}
-        inputs |= {state_name(cache): mb.StateTensorSpec(layout.shape, types.fp16) for cache in layout.names}
+        inputs |= {identifier(cache): mb.StateTensorSpec(layout.shape, types.fp16) for cache in layout.names}
         with Function(inputs, opset_version=TARGET) as function:
             verbs = CoremlVerbs(config, weights, layout, int8_weights, head_parts, function, tokens, arrays)
             function.set_outputs([decoder(verbs, config, verbs.ids)])

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.ao.quantization.fx import _decomposed  # noqa: F401 - declares the operators that XNNPACK reads int8 linears from
 
 from edgeqkv.bundle import Kernel
-from edgeqkv.cache import CacheLayout, cache_name
+from edgeqkv.cache import CacheLayout, cache_name, identifier
 from edgeqkv.config import ModelConfig
 from edgeqkv.decoder import decoder
 from edgeqkv.eager import EagerVerbs
@@ -147,9 +147,9 @@ class Decoder(torch.nn.Module):
         self.weight_names = tuple(weights)
         self.cache_names = tuple(layout.buffers)
         for name, tensor in weights.items():
-            self.register_buffer(state_name(name), tensor)
+            self.register_buffer(identifier(name), tensor)
         for name, (dtype, shape) in layout.buffers.items():
-            self.register_buffer(state_name(name), torch.zeros(shape, dtype=getattr(torch, dtype)))
+            self.register_buffer(identifier(name), torch.zeros(shape, dtype=getattr(torch, dtype)))
 
     def forward(self, ids: Tensor, position: Tensor, count: Tensor | None = None) -> Tensor:
         weights, buffers = self._named(self.weight_names), self._named(self.cache_names)
@@ -157,12 +157,7 @@ class Decoder(torch.nn.Module):
         return cast(Tensor, decoder(self.verbs(self.config, weights, buffers, position, count), self.config, ids))
 
     def _named(self, names: tuple[str, ...]) -> dict[str, Tensor]:
-        return {name: getattr(self, state_name(name)) for name in names}
-
-
-def state_name(name: str) -> str:
-    """Of a weight or a cache tensor in the program: cache_0_k for cache.0.k."""
-    return name.replace(".", "_")
+        return {name: getattr(self, identifier(name)) for name in names}
 
 
 def stored_weights(config: ModelConfig, weights: Mapping[str, np.ndarray], int8: bool) -> dict[str, Tensor]:

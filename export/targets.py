@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from edgeqkv.bundle import OPERATORS, Artifact, EntryPoint, Kernel, Port, WeightScheme, WeightsEntry, cache_entry
-from edgeqkv.cache import CacheDtype, CacheLayout, cache_layout
+from edgeqkv.cache import BY_POSITION, CacheDtype, CacheLayout, cache_layout, identifier
 from edgeqkv.config import ModelConfig
-from edgeqkv.coreml_package import MANIFEST_FILE, PACKAGE, SPEC_FILE, WEIGHT_FILE, require_coremltools, state_name
+from edgeqkv.coreml_package import MANIFEST_FILE, PACKAGE, SPEC_FILE, WEIGHT_FILE, require_coremltools
 from edgeqkv.errors import EdgeQKVError, require
 from edgeqkv.export.quantize import block_size
 from edgeqkv.export.quiet import quiet
@@ -57,6 +57,16 @@ def fused_possible(config: ModelConfig) -> bool:
     return config.head_dim % 8 == 0 and config.head_dim <= 1024
 
 
+def _check_chunk(request: Request, least: int) -> None:
+    if not least <= request.prefill_chunk <= request.capacity:
+        raise EdgeQKVError(f"prefill chunk {request.prefill_chunk} is outside {least}..{request.capacity}, the capacity")
+
+
+def _weights_by_row(config: ModelConfig, scheme: WeightScheme) -> WeightsEntry:
+    """Where int8 has one scale for a whole row."""
+    return WeightsEntry(scheme, {str(w): w for w in sorted({config.d_model, config.d_mlp})} if scheme == "int8" else {})
+
+
 # -- ONNX ---------------------------------------------------------------------------------------------------------
 
 
@@ -64,8 +74,7 @@ def _check_onnx(config: ModelConfig, request: Request) -> None:
     cache_layout(config, request.capacity, request.cache)
     if request.weights == "int8":
         _onnx_blocks(config)
-    if not 1 <= request.prefill_chunk <= request.capacity:
-        raise EdgeQKVError(f"prefill chunk {request.prefill_chunk} is outside 1..{request.capacity}, the capacity")
+    _check_chunk(request, 1)
 
 
 def _onnx_blocks(config: ModelConfig) -> dict[str, int]:
@@ -158,7 +167,6 @@ def _coreml_artifacts(source: Model, request: Request, folder: Path, progress: P
     progress("writing the Core ML package")
     write_package(program, folder / PACKAGE, f"{config.variant} language model, {request.weights} weights")
     names = [f"{PACKAGE}/{name}" for name in (MANIFEST_FILE, SPEC_FILE, WEIGHT_FILE)]
-    rows = {str(width): width for width in sorted({config.d_model, config.d_mlp})} if int8_weights else {}
 
     def entry_point(function: str, tokens: int) -> EntryPoint:
         return EntryPoint(
@@ -166,7 +174,7 @@ def _coreml_artifacts(source: Model, request: Request, folder: Path, progress: P
             inputs=(Port("ids", "int32", (1, tokens)), Port("position", "int32", (1,))),
             outputs=(Port("logits", "float32", (config.vocab_size,)),),
             aliases={},
-            states={state_name(name): name for name in layout.names},
+            states={identifier(name): name for name in layout.names},
             arena_bytes=None,
         )
 
@@ -175,7 +183,7 @@ def _coreml_artifacts(source: Model, request: Request, folder: Path, progress: P
         kernel="stock",
         attention="folded",
         operators=(),
-        weights=WeightsEntry(request.weights, rows),
+        weights=_weights_by_row(config, request.weights),
         cache=cache_entry(layout, {}),
         files={name: file_sha256(folder / name) for name in names},
         runtime_version=require_coremltools().__version__,
@@ -205,8 +213,7 @@ def _check_executorch(config: ModelConfig, request: Request) -> None:
         )
     if request.capacity < 2:
         raise EdgeQKVError("ExecuTorch needs a capacity of at least 2: its prefill takes a fixed chunk of more than one token")
-    if not 2 <= request.prefill_chunk <= request.capacity:
-        raise EdgeQKVError(f"prefill chunk {request.prefill_chunk} is outside 2..{request.capacity}, the capacity")
+    _check_chunk(request, 2)
 
 
 def _executorch_artifacts(source: Model, request: Request, folder: Path, progress: Progress) -> tuple[Artifact, ...]:
@@ -214,18 +221,16 @@ def _executorch_artifacts(source: Model, request: Request, folder: Path, progres
     kernel: Kernel = request.kernel or "fused"
     layout = cache_layout(config, request.capacity, request.cache)
     if kernel == "stock":
-        layout = replace(layout, axes="batch, position, kv_head, channel")
+        layout = replace(layout, axes=BY_POSITION)
     progress("exporting the ExecuTorch program")
     with quiet():
         from edgeqkv.export.executorch import METHODS, lower, to_program
-        from edgeqkv.export.executorch import state_name as buffer_name
         from edgeqkv.export.executorch_file import store_once
 
         program, arenas = to_program(lower(config, source.weights, layout, int8_weights, chunk, kernel), layout)
     path = folder / "executorch" / "model.pte"
     path.parent.mkdir()
     path.write_bytes(store_once(program))
-    rows = {str(width): width for width in sorted({config.d_model, config.d_mlp})} if int8_weights else {}
     position, count = Port("position", "int64", (1,)), Port("count", "int64", (1,))
 
     def entry_point(name: str) -> EntryPoint:
@@ -235,7 +240,7 @@ def _executorch_artifacts(source: Model, request: Request, folder: Path, progres
             inputs=(ids, position, count) if name == "prefill" else (ids, position),
             outputs=(Port("logits", "float32", (1, 1, config.vocab_size)),),
             aliases={},
-            states={buffer_name(buffer): buffer for buffer in layout.buffers},
+            states={identifier(buffer): buffer for buffer in layout.buffers},
             arena_bytes=arenas[name],
         )
 
@@ -244,7 +249,7 @@ def _executorch_artifacts(source: Model, request: Request, folder: Path, progres
         kernel=kernel,
         attention="fused" if kernel == "fused" else "sdpa",
         operators=tuple(sorted(OPERATORS["executorch", kernel])),
-        weights=WeightsEntry(request.weights, rows),
+        weights=_weights_by_row(config, request.weights),
         cache=cache_entry(layout, {}),
         files={"executorch/model.pte": file_sha256(path)},
         runtime_version=EXECUTORCH,

@@ -2,7 +2,7 @@
 
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -144,12 +144,15 @@ def _measure_device(
     """The errors, when nothing at all could be measured."""
     progress("connecting", 0, 0)
     environment = look_at(device, programs)
+    found = [matrix.artifacts(subject) for subject in subjects]
     with tempfile.TemporaryDirectory(prefix="edgeqkv-") as scratch:
-        runtimes = {a.runtime for subject in subjects for able in matrix.artifacts(subject).values() for a in able[:1]}
+        runtimes = {able[0].runtime for pairs in found for able in pairs.values()}
         program = choose_program(device, environment, programs, runtimes, Path(scratch))
-    places = [_place(device, subject, matrix, progress) for subject in subjects]
-    cells = [(which, *pair) for which in zip(subjects, places, strict=True) for pair in matrix.artifacts(which[0])]
-    variants = [Variant(number, *which, runtime, kernel) for number, (which, runtime, kernel) in enumerate(cells)]
+    cells: list[tuple[Subject, str, str | None, str | None]] = []
+    for subject, pairs in zip(subjects, found, strict=True):
+        place = _place(device, subject, pairs.values(), progress)
+        cells += [(subject, place, *pair) for pair in pairs]
+    variants = [Variant(number, *cell) for number, cell in enumerate(cells)]
     errors: list[EdgeQKVError] = []
     measured = 0
     for threads in matrix.threads:
@@ -175,12 +178,12 @@ def _as_seen(environment: Environment, program: Program) -> Environment:
     return replace(environment, machine=program.emulated, cpu=cpu, cpu_features=None, model=None, soc=None, clusters=None)
 
 
-def _place(device: Device, subject: Subject, matrix: Matrix, progress: Progress) -> str:
-    """Where the bundle lies for the worker; sent there first, with only the files that are needed."""
+def _place(device: Device, subject: Subject, wanted: Iterable[list[Artifact]], progress: Progress) -> str:
+    """Where the bundle lies for the worker; sent there first, with only the files of the artifacts that are wanted."""
     if device.folder is None:
         return str(subject.folder.resolve())
-    artifacts = [artifact for able in matrix.artifacts(subject).values() for artifact in able]
-    files = {name: subject.folder / name for name in (MANIFEST, *(name for a in artifacts for name in a.files))}
+    names = (MANIFEST, *(name for able in wanted for artifact in able for name in artifact.files))
+    files = {name: subject.folder / name for name in names}
     key = file_sha256(subject.folder / MANIFEST)[:16]
     return device.send(files, f"bundle-{key}", lambda what: progress(what, 0, 0))
 

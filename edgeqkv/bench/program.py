@@ -87,23 +87,25 @@ def elf_machines(path: Path) -> tuple[str, ...]:
 
 def _own_libraries(runner: Path, runtimes: Collection[str]) -> list[Path] | None:
     """This installation's libraries for ``runtimes``; None when one is not there, or for another processor."""
-    found = []
+    found: list[Path | None] = []
     if "onnx" in runtimes:
-        found += [sorted(_package("onnxruntime").glob("capi/libonnxruntime.so*"))[:1]]
+        found.append(_in_package("onnxruntime", "capi/libonnxruntime.so*"))
     if "executorch" in runtimes:
         try:
-            found += [[native_file(f"{OPERATORS['executorch']}.so")]]
+            found.append(native_file(f"{OPERATORS['executorch']}.so"))
         except MissingPackage:
             return None
-        found += [sorted(_package("executorch").glob(f"lib/{name}.so")) for name in LINKED]
-    same = all(files and elf_machines(files[0]) == elf_machines(runner) for files in found)
-    return [files[0] for files in found] if same else None
+        found += [_in_package("executorch", f"lib/{name}.so") for name in LINKED]
+    usable = [path for path in found if path and elf_machines(path) == elf_machines(runner)]
+    return usable if len(usable) == len(found) else None
 
 
-def _package(name: str) -> Path:
-    """Its folder, whether it is there or not."""
+def _in_package(name: str, pattern: str) -> Path | None:
+    """The first file of an installed package that fits ``pattern``."""
     spec = importlib.util.find_spec(name)
-    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else Path(name, "is not here")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return next(iter(sorted(Path(spec.submodule_search_locations[0]).glob(pattern))), None)
 
 
 def _runner(device: Device, runner: Path, libraries: Sequence[Path], emulator: str | None) -> Program:

@@ -125,12 +125,11 @@ def _interval(value: float, low: float, high: float) -> str:
 
 def _told_apart(record: Record, base: Record) -> tuple[str, str, str]:
     """The two names with what differs between them besides the sharing, and what they have in common."""
-    words = {"cache": "cache", "weights": "weights", "kernel": "kernel"}
-    fields = (*words, "runtime")
+    fields = ("cache", "weights", "kernel", "runtime")
     differing = [field for field in fields if getattr(record, field) != getattr(base, field)]
 
     def told(one: Record, field: str) -> str:
-        return RUNTIMES.get(one.runtime, one.runtime) if field == "runtime" else f"{getattr(one, field)} {words[field]}"
+        return RUNTIMES.get(one.runtime, one.runtime) if field == "runtime" else f"{getattr(one, field)} {field}"
 
     def named(one: Record) -> str:
         return one.variant + (f" ({', '.join(told(one, field) for field in differing)})" if differing else "")

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from edgeqkv.bundle import Executor
-from edgeqkv.cache import CacheLayout
-from edgeqkv.coreml_package import require_coremltools, state_name
+from edgeqkv.cache import CacheLayout, identifier
+from edgeqkv.coreml_package import require_coremltools
 from edgeqkv.errors import EdgeQKVError
 
 NOT_CORE_ML = (
@@ -51,7 +51,7 @@ class CoremlEngine:
 
             self._program = ValueInference(package)
         self._states = self._program.new_states("decode")
-        self._state_names = [state_name(name) for name in layout.names]
+        self._state_names = [identifier(name) for name in layout.names]
 
     @property
     def version(self) -> str:

@@ -9,10 +9,10 @@
 #include <executorch/runtime/executor/program.h>
 #include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -263,16 +263,17 @@ class Session {
 
   // One arena for each planned buffer, large enough for both methods. calloc gives untouched pages.
   void reserve_arenas() {
+    std::vector<size_t> sizes;
     for (Planned* planned : {&prefill_, &decode_}) {
       const MethodMeta method = meta(planned == &prefill_ ? "prefill" : "decode");
       for (size_t i = 0; i < method.num_memory_planned_buffers(); i++) {
         Result<int64_t> size = method.memory_planned_buffer_size(i);
         if (!size.ok() || *size < 0) refuse("its memory plan cannot be read");
-        if (arena_sizes_.size() <= i) arena_sizes_.push_back(0);
-        arena_sizes_[i] = std::max(arena_sizes_[i], size_t(*size));
+        if (sizes.size() <= i) sizes.push_back(0);
+        sizes[i] = std::max(sizes[i], size_t(*size));
       }
     }
-    for (const size_t size : arena_sizes_) {
+    for (const size_t size : sizes) {
       constexpr size_t kAlignment = 64;
       arenas_.emplace_back(std::calloc(size + kAlignment, 1));
       if (!arenas_.back()) throw Failure{kMissing, "there is not enough memory for " + path_};
@@ -294,7 +295,6 @@ class Session {
   std::optional<PoolUse> pool_;  // until the methods are gone
   std::optional<MmapDataLoader> loader_;
   std::optional<Program> program_;
-  std::vector<size_t> arena_sizes_;
   std::vector<std::unique_ptr<void, Free>> arenas_;
   MallocMemoryAllocator method_memory_, scratch_;
   Ints token_{2, 1}, position_{1, 1}, count_{1, 1};
