@@ -40,13 +40,8 @@ def open_artifact(
     elif artifact.runtime == "executorch":
         from edgeqkv.runtimes.executorch.engine import ExecutorchEngine
 
-        library, vocab_size = native_library(OPERATORS["executorch"]), manifest.model.config.vocab_size
-        stock = artifact.kernel == "stock"
-        engine = ExecutorchEngine(path, layout, artifact.prefill_chunk, vocab_size, threads, library, stock)
-        if engine.version != artifact.runtime_version:
-            raise EdgeQKVError(
-                f"{path} was made by ExecuTorch {artifact.runtime_version}, and this is {engine.version}; export it again"
-            )
+        library = native_library(OPERATORS["executorch"])
+        engine = ExecutorchEngine(path, layout, artifact, manifest.model.config.vocab_size, threads, library)
     else:
         from edgeqkv.runtimes.onnx.engine import OnnxEngine
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeqkv.bundle import Artifact
 from edgeqkv.cache import CacheLayout
 from edgeqkv.errors import CheckFailed, EdgeQKVError, MissingPackage, require
 
@@ -29,26 +30,23 @@ class _Info(ctypes.Structure):
 class ExecutorchEngine:
     """Runs a program that :mod:`edgeqkv.export.executorch` writes; ``library`` is our compiled session.
 
-    ``llama_operators`` says that the program attends with ExecuTorch's own, which its package has for hosts with torch alone.
+    A stock program attends with ExecuTorch's llama operators, which its package has for hosts with torch alone.
     """
 
     def __init__(
-        self,
-        program: Path,
-        layout: CacheLayout,
-        chunk: int,
-        vocab_size: int,
-        threads: int | None,
-        library: Path,
-        llama_operators: bool,
+        self, program: Path, layout: CacheLayout, artifact: Artifact, vocab_size: int, threads: int | None, library: Path
     ) -> None:
-        if llama_operators:
+        chunk, stock = artifact.prefill_chunk, artifact.kernel == "stock"
+        if stock:
             _load_llama_operators()
-        # Its operators write a whole chunk, padding too, so that where no chunk fits any more, tokens go one by one.
-        self._chunks_end = layout.capacity - chunk if llama_operators else layout.capacity
+        # Those operators write a whole chunk, padding too, so that where no chunk fits any more, tokens go one by one.
+        self._chunks_end = layout.capacity - chunk if stock else layout.capacity
         self._library = ctypes.CDLL(str(library))
         self._library.edgeqkv_executorch_version.restype = ctypes.c_char_p
         require_version(self.version)
+        if self.version != artifact.runtime_version:
+            made_by = artifact.runtime_version
+            raise EdgeQKVError(f"{program} was made by ExecuTorch {made_by}, and this is {self.version}; export it again")
         session, info = ctypes.c_void_p(), _Info()
         self._call("open", os.fsencode(program), threads or 0, ctypes.byref(session), ctypes.byref(info))
         self._session, self._info = session, info

@@ -218,6 +218,16 @@ def test_a_program_that_cannot_run_here(executorch_bundle, tmp_path, change, rea
     assert capfd.readouterr().err == ""
 
 
+def test_the_program_of_another_version(executorch_bundle, tmp_path):
+    shutil.copytree(executorch_bundle("q_mqa"), tmp_path / "bundle")
+    manifest = tmp_path / "bundle/edgeqkv.json"
+    manifest.write_text(manifest.read_text().replace('"runtime_version": "1.5.1"', '"runtime_version": "1.4.0"'))
+    (tmp_path / "bundle/executorch/model.pte").write_bytes(b"what 1.4.0 wrote, which is not looked at")
+    with pytest.raises(edgeqkv.EdgeQKVError, match="was made by ExecuTorch 1.4.0, and this is 1.5.1; export it again") as error:
+        edgeqkv.open(tmp_path / "bundle", runtime="executorch", check=False)
+    assert error.value.exit_code == 2
+
+
 @pytest.mark.parametrize("other", ["qkv", "shipped-q-mqa", "q_mqa-fp16"])
 def test_the_program_of_another_bundle(executorch_bundle, tmp_path, other):
     data = (executorch_bundle(other) / "executorch/model.pte").read_bytes()
