@@ -51,14 +51,18 @@ def refuse_to_replace(target: Path, ours: tuple[str, ...] = ()) -> None:
         raise EdgeQKVError(f"{target} exists and holds {min(held)}, so it is not replaced; remove it or name another folder")
 
 
-def atomic_write(target: Path, data: bytes) -> None:
-    """Replace one file; a reader sees the old content or the new, never a part."""
+def atomic_write(target: Path, data: bytes, mode: int = 0o644, durable: bool = False) -> None:
+    """Replace one file; a reader sees the old content or the new, never a part. ``durable`` has it on the disk before the old
+    one is gone."""
     with _explained(target):
-        descriptor, scratch = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        descriptor, scratch = tempfile.mkstemp(prefix=".edgeqkv-", dir=target.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-            os.chmod(scratch, 0o644)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.chmod(scratch, mode)
             os.replace(scratch, target)
         except BaseException:
             os.unlink(scratch)

@@ -1,25 +1,39 @@
 """What the cache is: the static layout that every runtime allocates, and the one function that counts its bytes.
 
-Each layer has one tensor (``k``) when the value is the key, else two (``k``, ``v``), each [1, n_kv_head, capacity, head_dim],
-contiguous: the positions of one KV head lie side by side. (Only ExecuTorch's own operators want [1, capacity, n_kv_head,
-head_dim].) ``capacity`` never changes; ``depth`` positions of it are filled.
-An int8 tensor may have its scales beside it, one float32 for each KV head and position, written with the row they belong to.
+A layer caches a row for each token and KV head (:class:`edgeqkv.config.Row`): one tensor ``k`` where the value is a slice of the
+key's row, else ``k`` and ``v``. Each is [1, kv_heads, capacity, width], contiguous: the positions of one KV head lie side by
+side. (Only ExecuTorch's own operators want [1, capacity, kv_heads, width].) ``capacity`` never changes; ``depth`` positions of
+it are filled. An int8 tensor may have its scales beside it, float32, written with the row that they belong to.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from edgeqkv.config import ModelConfig
+from edgeqkv.config import Learned, ModelConfig, Row
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.strict import Strict
 
 CacheDtype = Literal["fp32", "fp16", "int8"]
-ScaleLayout = Literal["none", "static", "per_token"]
+Scales = Literal["none", "static", "per_row", "per_slice"]
 Axes = Literal["batch, kv_head, position, channel", "batch, position, kv_head, channel"]
 BY_HEAD: Axes = "batch, kv_head, position, channel"
 BY_POSITION: Axes = "batch, position, kv_head, channel"
 DTYPE_BYTES: dict[str, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 NUMPY_NAMES: dict[str, str] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+DTYPES: tuple[CacheDtype, ...] = get_args(CacheDtype)
+
+
+class Buffer(Strict, frozen=True):
+    """One array that a runtime allocates and keeps between steps; ``dtype`` is numpy's name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * {"float32": 4, "float16": 2, "int8": 1}[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -30,25 +44,38 @@ class CacheLayout:
 
     ========= ======================================================================================================
     none      floating point
-    per_token one scale for each KV head and position, max|row| / 127, set when the row is written: what a fused kernel does
+    per_row   one scale for each KV head and position, max|row| / 127, set when the row is written: what our kernel does
+    per_slice the same with two scales: the row is cut at :attr:`~edgeqkv.config.Row.scale_split`
     static    one scale for each KV head and channel, fixed at export by calibration: what the runtimes' own operators can do
     ========= ======================================================================================================
     """
 
     n_layer: int
-    tensors: tuple[str, ...]
-    n_kv_head: int
+    row: Row
     capacity: int
-    head_dim: int
     dtype: CacheDtype
-    scales: ScaleLayout
+    scales: Scales
     axes: Axes = BY_HEAD
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        if self.axes == BY_POSITION:
-            return (1, self.capacity, self.n_kv_head, self.head_dim)
-        return (1, self.n_kv_head, self.capacity, self.head_dim)
+    def tensors(self) -> tuple[str, ...]:
+        return tuple(self.row.widths)
+
+    def shape(self, tensor: str) -> tuple[int, int, int, int]:
+        heads, width = self.row.kv_heads, self.row.widths[tensor]
+        return (1, self.capacity, heads, width) if self.axes == BY_POSITION else (1, heads, self.capacity, width)
+
+    @property
+    def scale_split(self) -> int:
+        """The channel where a row's second scale begins; 0: it has one or none."""
+        return self.row.scale_split if self.scales == "per_slice" else 0
+
+    @property
+    def scale_shape(self) -> tuple[int, ...] | None:
+        """Of the scales that are written beside each tensor, or None."""
+        if self.scales == "per_row":
+            return (1, self.row.kv_heads, self.capacity)
+        return (1, self.row.kv_heads, 2, self.capacity) if self.scales == "per_slice" else None
 
     @property
     def names(self) -> list[str]:
@@ -56,46 +83,59 @@ class CacheLayout:
         return [cache_name(layer, tensor) for layer in range(self.n_layer) for tensor in self.tensors]
 
     @property
-    def scale_names(self) -> list[str]:
-        """Name of every buffer of scales (per_token only): cache.0.k.scale, ..."""
-        return [f"{name}.scale" for name in self.names] if self.scales == "per_token" else []
+    def buffers(self) -> tuple[Buffer, ...]:
+        """All that a runtime allocates and keeps between steps: the tensors, then cache.0.k.scale, ..."""
+        tensors = [
+            Buffer(cache_name(layer, tensor), NUMPY_NAMES[self.dtype], self.shape(tensor))
+            for layer in range(self.n_layer)
+            for tensor in self.tensors
+        ]
+        scales = [] if self.scale_shape is None else [Buffer(scale_name(t.name), "float32", self.scale_shape) for t in tensors]
+        return (*tensors, *scales)
 
     @property
-    def scale_shape(self) -> tuple[int, ...]:
-        """Of each tensor's scales, float32; empty when there are none."""
-        shapes: dict[ScaleLayout, tuple[int, ...]] = {
-            "none": (),
-            "static": (self.n_kv_head * self.head_dim,),
-            "per_token": (1, self.n_kv_head, self.capacity),
+    def static_widths(self) -> dict[str, int]:
+        """For each cache tensor, how many constant scales it has; empty unless they are static."""
+        if self.scales != "static":
+            return {}
+        return {
+            cache_name(i, t): self.row.kv_heads * width for i in range(self.n_layer) for t, width in self.row.widths.items()
         }
-        return shapes[self.scales]
-
-    @property
-    def buffers(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """All that a runtime allocates and keeps between steps: name -> (numpy's dtype name, shape)."""
-        tensors: dict[str, tuple[str, tuple[int, ...]]] = dict.fromkeys(self.names, (NUMPY_NAMES[self.dtype], self.shape))
-        return tensors | dict.fromkeys(self.scale_names, ("float32", self.scale_shape))
 
     @property
     def scale_bytes(self) -> int:
-        if self.scales == "none":
-            return 0
-        return self.n_layer * len(self.tensors) * math.prod(self.scale_shape) * 4
+        if self.scales == "static":
+            return 4 * sum(self.static_widths.values())
+        return self.n_layer * len(self.tensors) * math.prod(self.scale_shape or (0,)) * 4
 
     @property
     def bytes(self) -> int:
         """Everything the cache takes in memory, scales included."""
-        return self.n_layer * len(self.tensors) * math.prod(self.shape) * DTYPE_BYTES[self.dtype] + self.scale_bytes
+        static = self.scale_bytes if self.scales == "static" else 0
+        return self.capacity * self.bytes_per_position + static
 
     @property
     def bytes_per_position(self) -> int:
         """What one more position of capacity takes, its scales included."""
-        scales = 4 if self.scales == "per_token" else 0
-        return self.n_layer * len(self.tensors) * self.n_kv_head * (self.head_dim * DTYPE_BYTES[self.dtype] + scales)
+        scales = {"per_row": 4, "per_slice": 8}.get(self.scales, 0)
+        each = [width * DTYPE_BYTES[self.dtype] + scales for width in self.row.widths.values()]
+        return self.n_layer * self.row.kv_heads * sum(each)
 
 
 def cache_name(layer: int, tensor: str) -> str:
     return f"cache.{layer}.{tensor}"
+
+
+def scale_name(name: str) -> str:
+    """Of the scales that belong to a cache tensor."""
+    return f"{name}.scale"
+
+
+def position_axis(layout: CacheLayout, buffer: str) -> int:
+    """The axis of a buffer's positions: the last one of scales, and the tensors' by the layout's axes."""
+    if buffer in layout.names:
+        return 1 if layout.axes == BY_POSITION else 2
+    return len(layout.scale_shape or ()) - 1
 
 
 def identifier(name: str) -> str:
@@ -103,21 +143,22 @@ def identifier(name: str) -> str:
     return name.replace(".", "_")
 
 
-def cache_layout(
-    config: ModelConfig, capacity: int, dtype: CacheDtype, int8_scales: Literal["static", "per_token"] = "per_token"
-) -> CacheLayout:
-    """The cache of a model that decodes up to ``capacity`` positions; ``int8_scales`` says how an int8 one is scaled."""
-    if not 1 <= capacity <= config.n_positions:
-        raise EdgeQKVError(
-            f"capacity {capacity} is outside 1..{config.n_positions}: the model was trained with {config.n_positions} "
-            "learned positions and has no embedding beyond them"
-        )
-    return CacheLayout(
-        n_layer=config.n_layer,
-        tensors=("k",) if config.v_is_k else ("k", "v"),
-        n_kv_head=config.n_kv_head,
-        capacity=capacity,
-        head_dim=config.head_dim,
-        dtype=dtype,
-        scales=int8_scales if dtype == "int8" else "none",
+def check_capacity(config: ModelConfig, capacity: int) -> None:
+    """Refuse more positions than the model was trained with, or none."""
+    if 1 <= capacity <= config.n_positions:
+        return
+    why = "learned positions and has no embedding beyond them" if isinstance(config.positions, Learned) else "positions"
+    raise EdgeQKVError(
+        f"capacity {capacity} is outside 1..{config.n_positions}: the model was trained with {config.n_positions} {why}"
     )
+
+
+def cache_layout(config: ModelConfig, capacity: int, dtype: CacheDtype, int8_scales: Scales | None = None) -> CacheLayout:
+    """The cache of a model that decodes up to ``capacity`` positions.
+
+    ``int8_scales`` says how an int8 one is scaled, by default as our kernel does: with a scale for each slice of the row where
+    its parts differ in size (MLA), else with one for each row.
+    """
+    check_capacity(config, capacity)
+    scales = int8_scales or ("per_slice" if config.row.scale_split else "per_row")
+    return CacheLayout(config.n_layer, config.row, capacity, dtype, scales if dtype == "int8" else "none")

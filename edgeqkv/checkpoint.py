@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from edgeqkv.config import ModelConfig, Projections, parameter_count
+from edgeqkv.config import MLP, Head, Learned, ModelConfig, Norm, Projections, SharedAttention
 from edgeqkv.errors import EdgeQKVError, require
-from edgeqkv.model_folder import Model, check_weights, file_sha256, write_model
-from edgeqkv.text_file import read_text
+from edgeqkv.files import file_sha256
+from edgeqkv.model_folder import Model, check_weights
+from edgeqkv.text import Text
 
 GPT2_ROWS, GPT2_TOKENS = 50304, 50257
 
@@ -87,25 +88,7 @@ def read_checkpoint(path: Path, token_count: int | None = None) -> Model:
         raise EdgeQKVError(f"{path}: {error}") from error
     weights = _weights(config, kind, state, str(path))
     check_weights(config, weights, str(path))
-    return Model(config, weights, None, file_sha256(path))
-
-
-def import_checkpoint(path: Path, out: Path, tokenizer: Path | None = None, token_count: int | None = None) -> ModelConfig:
-    """Write a checkpoint as a model folder. ``tokenizer`` is a tokenizer.json; its vocabulary sets ``token_count``."""
-    text = None
-    if tokenizer is not None:
-        from edgeqkv.tokenizer import load_tokenizer
-
-        text = read_text(tokenizer)
-        vocabulary = load_tokenizer(text, str(tokenizer)).get_vocab_size()
-        token_count = vocabulary if token_count is None else token_count
-    model = read_checkpoint(path, token_count)
-    card = (
-        f"# {model.config.variant}, imported\n\n{parameter_count(model.config):,} parameters, from the checkpoint "
-        f"`{Path(path).name}` (sha256 {model.sha256}) by `edgeqkv import`.\n"
-    )
-    write_model(out, model.config, model.weights, card, text)
-    return model.config
+    return Model(config, weights, None, Text(), file_sha256(path))
 
 
 def _config(saved: Any, state: dict[str, Any], token_count: int | None) -> tuple[ModelConfig, _Attention]:
@@ -132,19 +115,33 @@ def _config(saved: Any, state: dict[str, Any], token_count: int | None) -> tuple
         eps = saved.get("layer_norm_epsilon")
         if not isinstance(eps, float):
             raise EdgeQKVError(f"model_config.layer_norm_epsilon must be a number, found {eps!r}")
-        return ModelConfig(
+        d_model = field("n_embd")
+        if d_model % n_head:
+            raise EdgeQKVError(f"model_config.n_embd {d_model} is not divisible by n_head {n_head}")
+        attention = SharedAttention(
             projections=kind.projections,
-            n_layer=field("n_layer"),
             n_head=n_head,
             n_kv_head=n_kv_head,
-            d_model=field("n_embd"),
-            d_mlp=field("n_inner"),
+            head_dim=d_model // n_head,
+            bias=True,
+            out_bias=True,
+            qk_norm=False,
+        )
+        config = ModelConfig(
+            n_layer=field("n_layer"),
+            d_model=d_model,
             n_positions=field("n_positions"),
             vocab_size=vocab_size,
             token_count=tokens if token_count is None else token_count,
-            positions="learned",
-            layer_norm_eps=eps,
-        ), kind
+            embedding_scale=1.0,
+            residual_scale=1.0,
+            positions=Learned(),
+            norm=Norm(kind="layer_norm", eps=eps),
+            attention=attention,
+            mlp=MLP(kind="gelu", width=field("n_inner"), bias=True),
+            head=Head(tied=True, scale=1.0),
+        )
+        return config, kind
     found = ", ".join(f"{key} {list(state[f'h.0.attn.{key}.weight'].shape)}" for key in sorted(keys)) or "none"
     raise EdgeQKVError(f"the attention keys ({found}) with n_head {n_head} and n_kv_groups {groups} fit no known variant")
 
@@ -159,7 +156,8 @@ def _rows_fit(kind: _Attention, n_kv_head: int, head_dim: int, d_model: int, sta
 
 def _weights(config: ModelConfig, kind: _Attention, state: dict[str, Any], where: str) -> dict[str, np.ndarray]:
     """Our names: fused projections are cut apart, c_fc and c_proj lose their prefix."""
-    rows = {"q": config.d_model, "k": config.kv_dim, "v": config.kv_dim}
+    row = config.row
+    rows = {"q": row.heads * row.key.width} | dict.fromkeys(("k", "v"), row.kv_heads * row.key.width)
     weights: dict[str, np.ndarray] = {}
     for name, tensor in state.items():
         array = tensor.float().numpy()

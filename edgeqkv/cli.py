@@ -3,23 +3,24 @@
 Exit codes: 0 done, 1 a check failed, 2 the input was wrong, 3 the environment lacks something, 70 a fault of ours.
 """
 
-import dataclasses
-import json
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 import edgeqkv
 from edgeqkv.bench.cli import bench, devices
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.generate_cli import chat, generate
 from edgeqkv.progress import note
 from edgeqkv.report.cli import report
 
 if TYPE_CHECKING:
-    from edgeqkv.bundle import ParityRecord
+    from edgeqkv.config import Row, Slice
+    from edgeqkv.manifest import ParityRecord
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +29,12 @@ app = typer.Typer(
     help="Train with K = V, ship with one cache.",
 )
 
-SCALES = {"none": "", "static": " with static scales", "per_token": " with a scale for each token"}
+SCALES = {
+    "none": "",
+    "static": " with static scales",
+    "per_row": " with a scale for each row",
+    "per_slice": " with two scales for each row",
+}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Text = Annotated[Path | None, typer.Option("--text", help="UTF-8 text file to use instead of the built-in sample.")]
@@ -56,34 +62,35 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show a model and what the cache of every variant of its geometry takes."""
-    from edgeqkv.cache import DTYPE_BYTES
+    from edgeqkv.cache import DTYPES
     from edgeqkv.inspection import inspect_path
     from edgeqkv.tables import mib, table
 
-    if cache is not None and cache not in DTYPE_BYTES:
-        raise EdgeQKVError(f"--cache {cache!r} is not one of {', '.join(DTYPE_BYTES)}")
+    if cache is not None and cache not in DTYPES:
+        raise EdgeQKVError(f"--cache {cache!r} is not one of {', '.join(DTYPES)}")
     seen = inspect_path(path, capacity, cache)  # type: ignore[arg-type]
     if as_json:
         _print_json(seen)
         return
-    c = seen.config
+    c, row = seen.config, seen.config.row
     print(f"{path}: {seen.kind}, {seen.variant}, {seen.parameters:,} parameters")
     print(
-        f"{c.n_layer} layers, d_model {c.d_model}, {c.n_head} heads of {c.head_dim}, KV heads: {c.n_kv_head}, MLP {c.d_mlp}, "
-        f"{c.n_positions} positions, {c.token_count} tokens in {c.vocab_size} rows, "
+        f"{c.n_layer} layers, d_model {c.d_model}, {row.heads} heads of {row.key.width}, KV heads: {row.kv_heads}, "
+        f"MLP {c.mlp.width}, {c.n_positions} positions, {c.token_count} tokens in {c.vocab_size} rows, "
         f"{'with' if seen.has_tokenizer else 'no'} tokenizer"
     )
+    print("a cached row: " + ", ".join(_slice("key", row.key, row) + _slice("value", row.value, row)))
     if seen.bundle is not None:
         for artifact in seen.bundle.artifacts:
             held = artifact.cache
             print(
                 f"{artifact.name} ({artifact.runtime} {artifact.runtime_version}): {artifact.weights.scheme} weights, "
-                f"{artifact.attention} attention, {held.dtype} cache{SCALES[held.scale_layout]}, {held.bytes:,} bytes"
+                f"{artifact.attention} attention, {held.dtype} cache{SCALES[held.scales]}, {held.bytes:,} bytes"
             )
         for record in seen.bundle.parity:
             result = "passed" if record.passed else "FAILED"
             print(f"verified on {_executed(record)} {record.kernel}: {result}, perplexity {record.perplexity:.2f}")
-    scales = ", a scale for each token and KV head" if seen.cache_dtype == "int8" else ""
+    scales = ", scales included" if seen.cache_dtype == "int8" else ""
     print(f"\ncache at {seen.capacity:,} positions, {seen.cache_dtype}{scales}\n")
     rows = [
         [
@@ -92,25 +99,34 @@ def inspect(
             b.n_kv_head,
             mib(b.bytes, 2),
             f"{b.bytes_per_position:,}",
-            f"{100 * (b.relative_to_qkv - 1):+.1f} %" if b.variant != "QKV" else "",
+            f"{100 * (b.relative_to_baseline - 1):+.1f} %" if i else "",
         ]
-        for b in seen.budgets
+        for i, b in enumerate(seen.budgets)
     ]
-    print(table(["variant", "tensors/layer", "KV heads", "cache MiB", "bytes/position", "against QKV"], rows))
+    against = f"against {seen.budgets[0].variant}"
+    print(table(["variant", "tensors/layer", "KV heads", "cache MiB", "bytes/position", against], rows))
+
+
+def _slice(name: str, part: "Slice", row: "Row") -> list[str]:
+    return [f"{name} {part.tensor}[{part.start}:{part.stop}] of {row.widths[part.tensor]}"]
 
 
 @app.command("import")
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="A .pt file of the paper's training code.")],
+    source: Annotated[
+        Path, typer.Argument(help="A Hugging Face folder, or the name of one in the local cache, or a .pt file of the paper.")
+    ],
     out: Out,
-    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json to put beside it.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="tokenizer.json to put beside it, or a folder with vocab.json and merges.txt.")
+    ] = None,
     token_count: Annotated[int | None, typer.Option(help="Ids that may be sampled; the rest is padding.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn a training checkpoint into a model folder."""
-    from edgeqkv.checkpoint import import_checkpoint
+    """Turn a Hugging Face model or a training checkpoint into a model folder."""
+    from edgeqkv.sources import import_model
 
-    config = import_checkpoint(checkpoint, out, tokenizer, token_count)
+    config = import_model(source, out, tokenizer, token_count)
     if as_json:
         _print_json(config)
         return
@@ -119,17 +135,22 @@ def import_(
 
 @app.command()
 def new(
-    preset: Annotated[str, typer.Argument(help="Geometry: paper-300m, paper-300m-8k, paper-1.2b, tale-4m.")],
-    variant: Annotated[str, typer.Option(help="QKV, GQA-g, MQA, Q-K=V, Q-GQA-g, Q-MQA, Q=K-V or Q=K=V.")],
+    preset: Annotated[
+        str, typer.Argument(help="Geometry: paper-300m, paper-300m-8k, paper-1.2b, tale-4m, youtu-2b, minicpm3-4b.")
+    ],
     out: Out,
+    variant: Annotated[
+        str | None, typer.Option(help="QKV, GQA-g, MQA, Q-K=V, Q-GQA-g, Q-MQA, Q=K-V or Q=K=V; by default the preset's own.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers; by default all of the geometry.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Write a model with random weights, for memory and latency work."""
-    from edgeqkv.config import parameter_count
+    from edgeqkv.parameters import parameter_count
     from edgeqkv.presets import new_model
 
-    config = new_model(preset, variant, out, seed)
+    config = new_model(preset, variant, out, seed, layers)
     if as_json:
         _print_json(config)
         return
@@ -138,7 +159,7 @@ def new(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Model folder or checkpoint.")],
+    model: Annotated[Path, typer.Argument(help="Model folder, Hugging Face folder or checkpoint.")],
     out: Out,
     target: Annotated[list[str], typer.Option(help="onnx, executorch, coreml; repeat for more.")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
     weights: Annotated[str, typer.Option(help="int8, or fp32 (onnx, executorch) or fp16 (coreml).")] = "int8",
@@ -155,6 +176,9 @@ def export(
         str | None,
         typer.Option(help="ExecuTorch: fused attends with our operator, as by default; stock with its own."),
     ] = None,
+    mla: Annotated[
+        str, typer.Option(help="Latent attention: absorbed caches its one row, expanded K and V of every head, as others do.")
+    ] = "absorbed",
     as_json: Json = False,
 ) -> None:
     """Write a bundle that a device can run."""
@@ -166,21 +190,23 @@ def export(
             model,
             out,
             targets=target,
-            weights=weights,  # type: ignore[arg-type]  # export refuses what it does not know
-            cache=cache,  # type: ignore[arg-type]
+            weights=weights,
+            cache=cache,  # type: ignore[arg-type]  # export refuses what it does not know
             capacity=capacity,
             calibration=calibration,
             prefill_chunk=prefill_chunk,
             head_parts=head_parts,
             kernel=kernel,  # type: ignore[arg-type]
+            mla=mla,
             progress=lambda stage: update(stage, 0, 0),
         )
     if as_json:
         _print_json(manifest)
         return
-    size = sum((out / name).stat().st_size for name in {name for a in manifest.artifacts for name in a.files})
-    kinds = ", ".join(f"{a.runtime} {a.kernel} ({mib(a.cache.bytes, 2)} MiB)" for a in manifest.artifacts)
-    caches = "/".join(dict.fromkeys(a.cache.dtype for a in manifest.artifacts))
+    written = [artifact for artifact in manifest.artifacts if artifact.runtime in target]
+    size = sum((out / name).stat().st_size for name in {name for a in written for name in a.files})
+    kinds = ", ".join(f"{a.runtime} {a.kernel} ({mib(a.cache.bytes, 2)} MiB)" for a in written)
+    caches = "/".join(dict.fromkeys(a.cache.dtype for a in written))
     print(
         f"{out}: {manifest.model.variant}, {weights} weights, {mib(size)} MiB; {caches} cache of {manifest.capacity} positions "
         f"for {kinds}"
@@ -197,9 +223,8 @@ def verify(
 ) -> None:
     """Compare a bundle with its PyTorch model, token by token; exit 1 when it is not the same function."""
     from edgeqkv.bundle import record_parity
-    from edgeqkv.parity import compare, perplexity_percent
+    from edgeqkv.parity import compare, proofs
     from edgeqkv.progress import progress_bar
-    from edgeqkv.tables import table
 
     if tokens < 2:
         raise EdgeQKVError(f"--tokens must be at least 2, found {tokens}")
@@ -208,38 +233,9 @@ def verify(
     if as_json:
         _print_json([result.record for result in results])
     else:
-        rows = [
-            [
-                _executed(r),
-                r.kernel,
-                r.tokens,
-                f"{r.max_abs_logit:.1e}",
-                f"{r.mean_kl:.1e}",
-                f"{100 * r.top1_agreement:.1f} %",
-                f"{r.greedy_identical}/{r.greedy_tokens}",
-                f"{r.perplexity_reference:.3f}",
-                f"{r.perplexity:.3f} ({perplexity_percent(r):+.2f} %)",
-                "passed" if r.passed else "FAILED",
-            ]
-            for r in (result.record for result in results)
-        ]
-        header = [
-            "runtime",
-            "kernel",
-            "tokens",
-            "max |Δlogit|",
-            "mean KL nats",
-            "same top-1",
-            "same greedy",
-            "ppl PyTorch",
-            "ppl",
-            "result",
-        ]
-        print(table(header, rows))
-        if any(result.record.executor == "interpreter" for result in results):
-            from edgeqkv.runtimes.coreml.engine import WHAT_THIS_PROVES
-
-            print(f"\n{WHAT_THIS_PROVES}")
+        _print_parity([result.record for result in results])
+        for text_ in proofs(results):
+            print(f"\n{text_}")
     for result in results:
         record_parity(bundle, result.record)
         for failure in result.failures:
@@ -248,69 +244,50 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
-def generate(
-    bundle: Annotated[Path, typer.Argument(help="Bundle to run.")],
-    prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
-    ids: Annotated[str | None, typer.Option(help="Token ids to continue, separated by commas; prints ids.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="How many to write; by default until the cache is full.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(help="Sample from the k best.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    runtime: Annotated[str | None, typer.Option(help="onnx, executorch or coreml")] = None,
-    kernel: Annotated[str | None, typer.Option(help="fused or stock; by default fused where it can be loaded.")] = None,
-    threads: Annotated[int | None, typer.Option(help="By default the runtime's choice.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Stream a continuation of a prompt."""
-    from edgeqkv.bundle import bundle_tokenizer
-    from edgeqkv.sampling import Sampler
-    from edgeqkv.tokenizer import stream_text
+def _print_parity(records: "list[ParityRecord]") -> None:
+    from edgeqkv.parity import perplexity_percent
+    from edgeqkv.tables import table
 
-    if (prompt is None) == (ids is None):
-        raise EdgeQKVError("give either --prompt TEXT or --ids 1,2,3")
-    if tokens is not None and tokens < 1:
-        raise EdgeQKVError(f"--tokens must be at least 1, found {tokens}")
-    sampler = Sampler(temperature, top_k, seed)
-    session = edgeqkv.open(bundle, runtime=runtime, kernel=kernel, threads=threads)
-    tokenizer = bundle_tokenizer(bundle, session.manifest) if prompt is not None else None
-    start = _encode(tokenizer, prompt) if prompt is not None else _parse_ids(ids or "")
-    stream = session.generate(start, sampler, tokens)
-    if as_json:
-        written = list(stream)
-        text = None if tokenizer is None else tokenizer.decode(written)
-        print(json.dumps({"prompt_ids": start, "ids": written, "text": text}, ensure_ascii=False))
-    elif tokenizer is None:
-        print(",".join(map(str, stream)))
-    else:
-        sys.stdout.write(prompt or "")
-        for piece in stream_text(tokenizer, start, stream):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
+    header = [
+        "runtime",
+        "kernel",
+        "tokens",
+        "max |Δlogit|",
+        "mean KL nats",
+        "same top-1",
+        "greedy",
+        "ppl PyTorch",
+        "ppl",
+        "result",
+    ]
+    rows = [
+        [
+            _executed(r),
+            r.kernel,
+            r.tokens,
+            f"{r.max_abs_logit:.1e}",
+            f"{r.mean_kl:.1e}",
+            f"{100 * r.top1_agreement:.1f} %",
+            f"{r.greedy_identical}/{r.greedy_tokens}",
+            f"{r.perplexity_reference:.3f}",
+            f"{r.perplexity:.3f} ({perplexity_percent(r):+.2f} %)",
+            "passed" if r.passed else "FAILED",
+        ]
+        for r in records
+    ]
+    print(table(header, rows))
+    if any(0 < r.greedy_identical < r.greedy_tokens for r in records):
+        print(
+            "\ngreedy: how many tokens of a greedy text are the same before the first difference. Where two tokens are nearly "
+            "equally likely, rounding decides, so that an int8 export may pass with a different text."
+        )
 
 
+app.command()(generate)
+app.command()(chat)
 app.command()(bench)
 app.command()(devices)
 app.command()(report)
-
-
-def _encode(tokenizer: Any, prompt: str) -> list[int]:
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise EdgeQKVError(f"the prompt is not UTF-8 text ({error.reason})") from error
-    ids: list[int] = tokenizer.encode(prompt).ids
-    if not ids:
-        raise EdgeQKVError("the prompt is empty; give at least one character")
-    return ids
-
-
-def _parse_ids(text: str, option: str = "--ids") -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise EdgeQKVError(f"{option} takes whole numbers separated by commas, found {text!r}") from error
 
 
 def _executed(record: "ParityRecord") -> str:
@@ -319,10 +296,7 @@ def _executed(record: "ParityRecord") -> str:
 
 
 def _print_json(value: Any) -> None:
-    def plain(v: Any) -> Any:
-        return [plain(item) for item in v] if isinstance(v, list) else dataclasses.asdict(v)
-
-    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The decoder's verbs in eager PyTorch: the reference that every export is compared with, and what training runs."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import cast
 
 import numpy as np
@@ -9,15 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeqkv.cache import cache_layout
-from edgeqkv.config import ModelConfig
+from edgeqkv.config import ModelConfig, Rotary
 from edgeqkv.decoder import decoder
 from edgeqkv.errors import CacheFull, EdgeQKVError
+from edgeqkv.rotary import turns
 
 
 class EagerVerbs:
     """Computes at once, in the dtype of the weights. Without a cache, ``ids`` [B, T] start at position 0.
 
-    ``cache`` maps (layer, "k" | "v") to a tensor [1, n_kv_head, capacity, head_dim]; ``position`` is how much of it is filled.
+    ``cache`` maps (layer, tensor) to a tensor [1, kv_heads, capacity, width]; ``position`` is how much of it is filled.
     """
 
     def __init__(
@@ -35,42 +37,96 @@ class EagerVerbs:
     def embed_positions(self, name: str, ids: Tensor) -> Tensor:
         return self.weights[f"{name}.weight"][self.position : self.position + ids.shape[1]]
 
-    def layer_norm(self, x: Tensor, name: str) -> Tensor:
-        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-        return F.layer_norm(x, weight.shape, weight, bias, self.config.layer_norm_eps)
+    def norm(self, x: Tensor, name: str, eps: float) -> Tensor:
+        weight = self.weights[f"{name}.weight"]
+        if self.config.norm.kind == "layer_norm":
+            return F.layer_norm(x, weight.shape, weight, self.weights[f"{name}.bias"], eps)
+        return F.rms_norm(x, weight.shape, weight, eps)
 
-    def linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+    def head_norm(self, x: Tensor, name: str, n_head: int, eps: float) -> Tensor:
+        return self.norm(x.unflatten(-1, (n_head, -1)), name, eps).flatten(-2)
+
+    def linear(self, x: Tensor, name: str, width: int, bias: bool) -> Tensor:
+        return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"] if bias else None)
+
+    def head_linear(self, x: Tensor, name: str, n_head: int, width: int) -> Tensor:
+        heads = x.unflatten(-1, (n_head, -1)).transpose(1, 2)  # [B, n_head, T, channels]
+        return (heads @ self.weights[f"{name}.weight"].transpose(1, 2)).transpose(1, 2).flatten(-2)
 
     def gelu(self, x: Tensor) -> Tensor:
         return F.gelu(x)
 
+    def swiglu(self, gate: Tensor, x: Tensor) -> Tensor:
+        return F.silu(gate) * x
+
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
-        key = self._append(k, layer, "k")
-        value = key if v is k else self._append(v, layer, "v")
-        query = self._heads(q, self.config.n_head)
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        return x if factor == 1 else x * factor
+
+    def turn(self, x: Tensor, n_head: int, back: bool = False) -> Tensor:
+        positions = self.config.positions
+        assert isinstance(positions, Rotary)
+        cosine, sine = self.angles(x)
+        sine = -sine if back else sine
+        heads = x.unflatten(-1, (n_head, -1))
+        first, plain = heads.split((positions.dim, heads.shape[-1] - positions.dim), -1)
+        if positions.pairs == "interleaved":
+            a, b = first[..., 0::2], first[..., 1::2]
+            turned = torch.stack((a * cosine - b * sine, b * cosine + a * sine), -1).flatten(-2)
+        else:
+            a, b = first.chunk(2, -1)
+            turned = torch.cat((a * cosine - b * sine, b * cosine + a * sine), -1)
+        return torch.cat((turned, plain), -1).flatten(-2)
+
+    def angles(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the tokens of x, [T, 1, dim / 2]."""
+        end = self.position + x.shape[1]
+        cosine, sine = self._turns
+        return cosine[self.position : end, None], sine[self.position : end, None]
+
+    @cached_property
+    def _turns(self) -> tuple[Tensor, Tensor]:
+        assert isinstance(self.config.positions, Rotary)
+        like = self.weights["wte.weight"]
+        cosine, sine = turn_tables(self.config.positions, self.config.n_positions)
+        return cosine.to(like.device, like.dtype), sine.to(like.device, like.dtype)
+
+    def channels(self, x: Tensor, n_head: int, start: int, stop: int) -> Tensor:
+        return x.unflatten(-1, (n_head, -1))[..., start:stop].flatten(-2)
+
+    def join(self, parts: list[Tensor], n_head: int) -> Tensor:
+        return torch.cat([part.unflatten(-1, (n_head, -1)) for part in parts], -1).flatten(-2)
+
+    def repeat(self, x: Tensor, n_head: int) -> Tensor:
+        return x.repeat(1, 1, n_head)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor | None, layer: int) -> Tensor:
+        row = self.config.row
+        rows = {"k": self._append(k, layer, "k")}
+        if v is not None:
+            rows["v"] = self._append(v, layer, "v")
+        key, value = (rows[part.tensor][..., part.start : part.stop] for part in (row.key, row.value))
+        query = q.unflatten(-1, (row.heads, -1)).transpose(1, 2)
         # Row t sees the positions up to position + t. A square is plain causal, which has a faster path without a mask.
         square = query.shape[2] == key.shape[2]
-        mask = None if square else torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(self.position)
+        mask = None
+        if not square:
+            mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=q.device).tril(self.position)
         out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=square, enable_gqa=self.config.n_kv_head != self.config.n_head
+            query, key, value, attn_mask=mask, is_causal=square, scale=row.softmax_scale, enable_gqa=row.group != 1
         )
         return out.transpose(1, 2).flatten(2)
 
     def _append(self, x: Tensor, layer: int, tensor: str) -> Tensor:
-        """The new rows at their place in the cache; returns all rows filled so far, [B, n_kv_head, depth, head_dim]."""
-        rows = self._heads(x, self.config.n_kv_head)
+        """The new rows at their place in the cache; returns all rows filled so far, [B, kv_heads, depth, width]."""
+        rows = x.unflatten(-1, (self.config.row.kv_heads, -1)).transpose(1, 2)
         if self.cache is None:
             return rows
         buffer, end = self.cache[layer, tensor], self.position + rows.shape[2]
         buffer[:, :, self.position : end] = rows
         return buffer[:, :, :end]
-
-    def _heads(self, x: Tensor, n_head: int) -> Tensor:
-        return x.view(x.shape[0], x.shape[1], n_head, self.config.head_dim).transpose(1, 2)
 
     def last_token(self, x: Tensor) -> Tensor:
         return x[:, -1:]
@@ -84,16 +140,23 @@ class EagerVerbs:
         )
 
 
+@lru_cache(maxsize=2)
+def turn_tables(positions: Rotary, count: int) -> tuple[Tensor, Tensor]:
+    """:func:`edgeqkv.rotary.turns` as tensors; made once for all steps of a model."""
+    cosine, sine = turns(positions, count)
+    return torch.from_numpy(cosine), torch.from_numpy(sine)
+
+
 class EagerModel:
     """A model in memory (fp32), with the same calls as a runtime's session: the reference for parity."""
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, np.ndarray], capacity: int | None = None) -> None:
         self.config = config
-        self.weights = {name: torch.from_numpy(array).float() for name, array in weights.items()}
+        self.weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in weights.items()}
         layout = cache_layout(config, config.n_positions if capacity is None else capacity, "fp32")
         self.capacity, self.depth = layout.capacity, 0
         self._cache = {
-            (layer, tensor): torch.zeros(layout.shape) for layer in range(layout.n_layer) for tensor in layout.tensors
+            (layer, tensor): torch.zeros(layout.shape(tensor)) for layer in range(layout.n_layer) for tensor in layout.tensors
         }
 
     @property

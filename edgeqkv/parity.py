@@ -1,19 +1,25 @@
 """Does the export compute the same function? Logits, greedy text, KL and perplexity against the eager model, on real text."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
-import edgeqkv
-from edgeqkv.bundle import Artifact, Executor, ParityRecord, read_bundle, record_parity
+from edgeqkv.bundle import read_bundle, record_parity
+from edgeqkv.config import LatentAttention, baseline
+from edgeqkv.corpus import token_windows
 from edgeqkv.errors import CheckFailed, EdgeQKVError, MissingPackage, require
-from edgeqkv.model_folder import TOKENIZER, Model, load_model
-from edgeqkv.sample import token_windows
+from edgeqkv.manifest import Artifact, Executor, Manifest, ParityRecord
+from edgeqkv.model_folder import Model, expanded
+from edgeqkv.runtimes import open_artifact
 from edgeqkv.session import Session
+from edgeqkv.sources import load_model
+from edgeqkv.targets import target_of, targets
+from edgeqkv.text import TOKENIZER
 from edgeqkv.text_file import read_text
 
 if TYPE_CHECKING:
@@ -40,28 +46,6 @@ class Parity:
 
     record: ParityRecord
     failures: tuple[str, ...]
-
-
-def thresholds(artifact: Artifact) -> dict[str, float]:
-    """What an artifact has to keep, by the precision of its cache and weights.
-
-    In percent of perplexity: int8 weights 0.5, an int8 cache with a scale for each token 0.5, with static scales 1; a bundle
-    with int8 in both places has 1. An fp16 cache is a rounding error beside int8 weights, and bounded by KL beside fp32 ones;
-    fp16 weights mean that everything is computed in fp16. ExecuTorch's int8 linears round the activations as well and have
-    1, with an int8 cache 1.5.
-    """
-    cache, int8_weights = artifact.cache, artifact.weights.scheme == "int8"
-    if artifact.runtime == "executorch" and int8_weights:
-        return {"perplexity_percent": 1.5 if cache.dtype == "int8" else 1.0}
-    if cache.dtype == "int8":
-        return {"perplexity_percent": 0.5 if cache.scale_layout == "per_token" and not int8_weights else 1.0}
-    if int8_weights:
-        return {"mean_kl": 2e-3, "perplexity_percent": 0.5}
-    if artifact.weights.scheme == "fp16":
-        return {"mean_kl": 5e-5, "perplexity_percent": 0.1}
-    if cache.dtype == "fp16":
-        return {"mean_kl": 1e-5, "perplexity_percent": 0.1}
-    return {"max_abs_logit": 1e-3, "greedy_identical": float(GREEDY_TOKENS)}
 
 
 def verify(bundle: Path, against: Path, text: Path | None = None, tokens: int = 4096) -> list[Parity]:
@@ -93,12 +77,14 @@ def compare(
 
     manifest = read_bundle(bundle)
     model = load_model(against)
+    if isinstance(model.config.attention, LatentAttention) and manifest.model.config == baseline(model.config):
+        model = expanded(model)
     if model.config != manifest.model.config:
         raise EdgeQKVError(
             f"{bundle} holds a {manifest.model.variant} model and {against} a {model.config.variant} one of another "
             "configuration; verify against the model it was exported from"
         )
-    if model.tokenizer is None and manifest.model.tokenizer_sha256 is not None:
+    if model.tokenizer is None and manifest.text.tokenizer is not None:
         model = replace(model, tokenizer=read_text(bundle / TOKENIZER))
     if manifest.capacity < 2:
         raise EdgeQKVError(f"{bundle} holds one position, so that no token can be predicted from another: nothing to compare")
@@ -108,7 +94,7 @@ def compare(
     missing: dict[str, MissingPackage] = {}
     for artifact in manifest.artifacts:
         try:
-            for run in _runs(bundle, artifact, windows):
+            for run in _runs(bundle, manifest, artifact, windows):
                 record = ParityRecord(
                     runtime=artifact.runtime,
                     kernel=artifact.kernel,
@@ -123,7 +109,7 @@ def compare(
                     **_compare(run, eager, progress),  # type: ignore[arg-type]
                 )
                 failures = failures_of(record)
-                results.append(Parity(replace(record, passed=not failures), failures))
+                results.append(Parity(msgspec.structs.replace(record, passed=not failures), failures))
         except MissingPackage as error:
             missing[artifact.name] = error
     if missing and not results:
@@ -133,26 +119,20 @@ def compare(
     return results
 
 
-def _runs(bundle: Path, artifact: Artifact, windows: list[list[int]]) -> Iterator[_Run]:
-    """Opened one after the other: each holds the whole model."""
-    limits, greedy_tokens = thresholds(artifact), min(GREEDY_TOKENS, artifact.cache.capacity)
+def _runs(bundle: Path, manifest: Manifest, artifact: Artifact, windows: list[list[int]]) -> Iterator[_Run]:
+    """Opened one after the other: each holds the whole model. The first executor gets all of the text, others a few tokens."""
+    target = target_of(artifact)
+    limits, greedy_tokens = target.tolerances(artifact), min(GREEDY_TOKENS, manifest.capacity)
     if "greedy_identical" in limits:
         limits["greedy_identical"] = float(greedy_tokens)
+    first, *others = target.executors()
     whole = [(window, max(1, len(window) // 4) if i else 1) for i, window in enumerate(windows)]
-    executor: Executor = "runtime"
-    if artifact.runtime == "coreml":
-        from edgeqkv.runtimes.coreml.engine import executor_here
-
-        executor = executor_here()
-    yield _Run(executor, edgeqkv.open(bundle, artifact.runtime, artifact.kernel), whole, greedy_tokens, limits)
-    if artifact.runtime == "coreml":
-        from edgeqkv.runtimes import open_artifact
-
-        second = open_artifact(bundle, read_bundle(bundle), artifact, executor="value_inference")
-        start, text = artifact.prefill_chunk, windows[0]
-        few = [(text[: start + SECOND_OPINION_STEPS], min(start, len(text) - 1)), (text[:SECOND_OPINION_STEPS], 1)]
-        limits = {name: limit for name, limit in limits.items() if name != "perplexity_percent"}  # of few tokens it is noise
-        yield _Run("value_inference", second, few, 0, limits)
+    yield _Run(first, open_artifact(bundle, manifest, artifact, executor=first), whole, greedy_tokens, limits)
+    start, text = artifact.prefill_chunk, windows[0]
+    few = [(text[: start + SECOND_OPINION_STEPS], min(start, len(text) - 1)), (text[:SECOND_OPINION_STEPS], 1)]
+    limits = {name: limit for name, limit in limits.items() if name not in ("perplexity_percent", "greedy_identical")}
+    for executor in others:  # of few tokens the perplexity is noise
+        yield _Run(executor, open_artifact(bundle, manifest, artifact, executor=executor), few, 0, limits)
 
 
 def _compare(run: _Run, eager: "EagerModel", progress: Callable[[int, int], None]) -> dict[str, float]:
@@ -197,15 +177,16 @@ def _greedy_agreement(session: Session, eager: "EagerModel", window: list[int], 
     if not length:
         return 0
     prompt = window[: min(16, session.capacity - length + 1)]
+    known = session.manifest.model.config.token_count
     session.reset()
     eager.reset()
-    logits = eager.prefill(prompt)
-    for i, token in enumerate(session.generate(prompt, limit=length)):
-        expected = int(np.argmax(logits))
-        if token != expected:
+    ours, expected = session.prefill(prompt), eager.prefill(prompt)
+    for i in range(length):
+        token = int(np.argmax(ours[:known]))
+        if token != int(np.argmax(expected[:known])):
             return i
         if i + 1 < length:
-            logits = eager.step(expected)
+            ours, expected = session.step(token), eager.step(token)
     return length
 
 
@@ -219,6 +200,12 @@ def failures_of(record: ParityRecord) -> tuple[str, ...]:
     if "perplexity_percent" in limits and not abs(perplexity_percent(record)) <= limits["perplexity_percent"]:
         out.append(f"perplexity moves by {perplexity_percent(record):+.2f} %, allowed are {limits['perplexity_percent']} %")
     return tuple(out)
+
+
+def proofs(results: Sequence[Parity]) -> list[str]:
+    """What the executors that were used do not prove, once each."""
+    told = [targets()[r.record.runtime].proof(r.record.executor) for r in results]
+    return list(dict.fromkeys(text for text in told if text))
 
 
 def perplexity_percent(record: ParityRecord) -> float:

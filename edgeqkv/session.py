@@ -1,42 +1,39 @@
-"""The session: what an app holds while it generates, the same on every runtime."""
+"""The session: what an app holds while it generates, the same on every runtime. Its rules are in docs/sessions.md."""
 
+import threading
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 
-from edgeqkv.bundle import Artifact, Manifest
-from edgeqkv.errors import CacheFull, EdgeQKVError
+from edgeqkv.engine import Engine
+from edgeqkv.errors import CacheFull, CheckFailed, EdgeQKVError
+from edgeqkv.manifest import Artifact, Manifest
 from edgeqkv.sampling import Sampler
 
 
-class Engine(Protocol):
-    """What a runtime provides. It owns the cache; the session says where to write."""
-
-    @property
-    def version(self) -> str:
-        """Version of the runtime library."""
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of the cache buffers that are really there, those of scales for each token included."""
-
-    def run(self, ids: np.ndarray, position: int) -> np.ndarray:
-        """Append ids (int64 [T]) at ``position``; logits of the last one, float32 [vocab_size]."""
-
-
 class Session:
-    """Prefills and steps over one static cache. Not for use from two threads at once; open two sessions for that."""
+    """Prefills and steps over one static cache.
+
+    A session is for one thread at a time: a call while another thread is inside one is refused. Different sessions may run at
+    the same time.
+    """
 
     def __init__(self, engine: Engine, manifest: Manifest, artifact: Artifact) -> None:
-        self._engine = engine
+        self._engine: Engine | None = engine
+        self._in_use = threading.Lock()
+        self._tokens: list[int] = []
+        self._logits: np.ndarray | None = None
         self.manifest, self.artifact = manifest, artifact
-        self.depth = 0
+
+    # -- state --------------------------------------------------------------------------------------------------------
 
     @property
     def runtime_version(self) -> str:
         """Version of the runtime library in use, which may differ from the one the bundle was exported with."""
-        return self._engine.version
+        return self._open.version
 
     @property
     def capacity(self) -> int:
@@ -44,64 +41,222 @@ class Session:
         return self.manifest.capacity
 
     @property
+    def depth(self) -> int:
+        """Positions that are filled. :meth:`rewind` goes back."""
+        return len(self._tokens)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The ids that the session holds, one for each filled position."""
+        return tuple(self._tokens)
+
+    @property
+    def logits(self) -> np.ndarray | None:
+        """Logits after the last token, float32 [vocab_size]; None at depth 0 and after a rewind."""
+        return None if self._logits is None else self._logits.copy()
+
+    @property
     def cache_bytes(self) -> int:
         """Bytes of the whole cache in this process, quantisation scales included."""
         cache = self.artifact.cache
-        return self._engine.cache_bytes + (cache.scale_bytes if cache.scale_layout == "static" else 0)
+        return self._open.cache_bytes + (cache.scale_bytes if cache.scales == "static" else 0)
+
+    # -- tokens in, logits out ----------------------------------------------------------------------------------------
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
         """Append token ids, any number that fits; logits of the last one, float32 [vocab_size].
 
         Raises :class:`CacheFull` before anything is written when they do not fit.
         """
+        tokens = self._checked(ids)
+        self._check_room(self.depth + len(tokens), len(tokens))
+        with self._alone() as engine:
+            return self._run(engine, tokens)
+
+    def step(self, token: int) -> np.ndarray:
+        """Append one token id; logits for the next, float32 [vocab_size]. :class:`CacheFull` at capacity."""
+        return self.prefill([token])
+
+    def feed(self, ids: Sequence[int]) -> np.ndarray:
+        """Make the session hold exactly ``ids``; logits of the last one, float32 [vocab_size].
+
+        The longest prefix that it already holds, compared token by token, is kept, and the rest is prefilled: a conversation
+        that grows costs what is new in it.
+        """
+        tokens = self._checked(ids)
+        self._check_room(len(tokens), len(tokens))
+        same = 0
+        for held, wanted in zip(self._tokens, tokens, strict=False):
+            if held != wanted:
+                break
+            same += 1
+        same = min(same, len(tokens) - 1)  # where all is held, the last one is run again for its logits
+        with self._alone() as engine:
+            self._forget(same)
+            return self._run(engine, tokens[same:])
+
+    def rewind(self, depth: int) -> None:
+        """Keep the first ``depth`` tokens and forget the others; exact, since a row does not depend on those after it."""
+        if not 0 <= depth <= self.depth:
+            raise EdgeQKVError(f"depth {depth} is outside 0..{self.depth}, the positions that are filled")
+        with self._alone():
+            if depth < self.depth:
+                self._forget(depth)
+
+    def reset(self) -> None:
+        """Start over at depth 0. The buffers stay; old rows are never looked at again."""
+        with self._alone():
+            self._forget(0)
+
+    def generate(
+        self,
+        ids: Sequence[int] = (),
+        sampler: Sampler | None = None,
+        limit: int | None = None,
+        end_tokens: Sequence[int] = (),
+    ) -> Iterator[int]:
+        """Prefill ``ids`` at once, then yield sampled ids; without ids it goes on from the logits that the session has.
+
+        It ends before one of the bundle's end tokens or of ``end_tokens``, after ``limit`` ids, or when the cache is full. The
+        last id is not fed back: as many come as there are free positions, and one more.
+        """
+        if len(ids):
+            self.prefill(ids)
+        elif self._logits is None:
+            raise EdgeQKVError("there are no logits to go on from; give at least one token id")
+        choose = (sampler or Sampler()).start()
+        ends = {*self.manifest.text.end_tokens, *end_tokens}
+        room = self.capacity - self.depth + 1
+        count = room if limit is None else min(limit, room)
+
+        def tokens() -> Iterator[int]:
+            for i in range(count):
+                assert self._logits is not None
+                known = self._logits[: self.manifest.model.config.token_count]
+                if not np.isfinite(known).all():
+                    raise CheckFailed(f"the logits after {self.depth} tokens are not finite")
+                token = choose(known, self._tokens)
+                if token in ends:
+                    return
+                yield token
+                if i + 1 < count:
+                    self.step(token)
+
+        return tokens()
+
+    # -- sessions as files --------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write tokens, filled rows and logits to a file (docs/session-file.md), whole or not at all."""
+        from edgeqkv.session_file import write_session
+
+        with self._alone() as engine:
+            write_session(Path(path), self.manifest, self.artifact, engine, self._tokens, self._logits)
+
+    def restore(self, path: str | Path) -> None:
+        """Go on where a saved session was, bit for bit. A file of another bundle, artifact or cache, or one that was damaged,
+        is refused before anything changes."""
+        from edgeqkv.session_file import read_session
+
+        with self._alone() as engine:
+            saved = read_session(Path(path), self.manifest, self.artifact)
+            self._forget(0)
+            for name, rows in saved.rows.items():
+                engine.write(name, rows)
+            self._tokens, self._logits = saved.tokens, saved.logits
+
+    def fork(self) -> "Session":
+        """A second session over the same weights with a copy of the filled rows; the two are independent afterwards."""
+        with self._alone() as engine:
+            other = Session(engine.fork(), self.manifest, self.artifact)
+            assert other._engine is not None
+            for buffer in self.artifact.cache.buffers if self.depth else ():
+                other._engine.write(buffer.name, engine.read(buffer.name, self.depth))
+            other._tokens, other._logits = list(self._tokens), self._logits
+            return other
+
+    def fill_zeros(self, depth: int) -> None:
+        """Make the first ``depth`` positions hold rows of zeros, written and in memory: to measure at a depth without
+        prefilling it. The tokens count as id 0."""
+        self._check_room(depth, depth)
+        with self._alone() as engine:
+            self._forget(0)
+            for buffer in self.artifact.cache.buffers:
+                engine.write(buffer.name, np.zeros_like(engine.read(buffer.name, depth)))
+            self._tokens = [0] * depth
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Free the cache and what the runtime holds for it. Any other call on a closed session is refused."""
+        if self._engine is not None:
+            with self._alone() as engine:
+                self._engine, self._logits = None, None
+                self._tokens.clear()
+                engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # -- pieces -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _open(self) -> Engine:
+        if self._engine is None:
+            raise EdgeQKVError("the session is closed")
+        return self._engine
+
+    @contextmanager
+    def _alone(self) -> Iterator[Engine]:
+        if not self._in_use.acquire(blocking=False):
+            raise EdgeQKVError("the session is in use by another thread; give each thread a session of its own")
+        try:
+            yield self._open
+        finally:
+            self._in_use.release()
+
+    def _forget(self, depth: int) -> None:
+        del self._tokens[depth:]
+        self._logits = None
+
+    def _run(self, engine: Engine, tokens: list[int]) -> np.ndarray:
+        """Append in the artifact's chunks. After a failure the chunks that are done are held, and there are no logits."""
+        chunk, self._logits = self.artifact.prefill_chunk, None
+        logits = np.empty(0, np.float32)
+        for start in range(0, len(tokens), chunk):
+            piece = tokens[start : start + chunk]
+            logits = engine.run(np.array(piece, np.int64), self.depth)
+            self._tokens += piece
+        self._logits = logits
+        return logits.copy()
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        if isinstance(ids, str | bytes):
+            raise EdgeQKVError(
+                "this takes token ids, not text: tokenise it first, with edgeqkv.tokenizer(bundle).encode(text).ids"
+            )
         try:
             tokens = np.asarray(ids)
         except ValueError as error:
-            raise EdgeQKVError("prefill needs a flat list of at least one token id") from error
+            raise EdgeQKVError("this needs a flat list of at least one token id") from error
         if tokens.ndim != 1 or tokens.size == 0:
-            raise EdgeQKVError("prefill needs a flat list of at least one token id")
+            raise EdgeQKVError("this needs a flat list of at least one token id")
         if tokens.dtype.kind not in "iu":
             raise EdgeQKVError(f"token ids are whole numbers of 64 bits at most, found {ids[0]!r:.40}")
         known = self.manifest.model.config.token_count
         wrong = tokens[(tokens < 0) | (tokens >= known)]
         if wrong.size:
             raise EdgeQKVError(f"token id {wrong[0]} is out of range: this model knows 0 to {known - 1}")
-        if self.depth + len(tokens) > self.capacity:
+        out: list[int] = tokens.tolist()
+        return out
+
+    def _check_room(self, total: int, more: int) -> None:
+        if total > self.capacity:
+            filled = total - more
             raise CacheFull(
-                f"{len(tokens)} more tokens do not fit: the cache holds {self.capacity} positions and {self.depth} are "
-                "filled; reset the session, or export with a larger --capacity"
+                f"{more} {'more ' if filled else ''}tokens do not fit: the cache holds {self.capacity} positions and {filled} "
+                "are filled; reset the session, or export with a larger --capacity"
             )
-        tokens = tokens.astype(np.int64)
-        logits = np.empty(0, np.float32)
-        for chunk in np.split(tokens, range(self.artifact.prefill_chunk, len(tokens), self.artifact.prefill_chunk)):
-            logits = self._engine.run(chunk, self.depth)
-            self.depth += len(chunk)
-        return logits
-
-    def step(self, token: int) -> np.ndarray:
-        """Append one token id; logits for the next, float32 [vocab_size]. :class:`CacheFull` at capacity."""
-        return self.prefill([token])
-
-    def reset(self) -> None:
-        """Start over at depth 0. The buffers stay; old rows are never looked at again."""
-        self.depth = 0
-
-    def generate(self, ids: Sequence[int], sampler: Sampler | None = None, limit: int | None = None) -> Iterator[int]:
-        """Prefill ``ids`` at once, then yield up to ``limit`` sampled ids, or until the cache is full.
-
-        The last id is not fed back: as many come as there are free positions, and one more.
-        """
-        choose = sampler or Sampler()
-        first = self.prefill(ids)
-        room = self.capacity - self.depth + 1
-        count = room if limit is None else min(limit, room)
-
-        def tokens() -> Iterator[int]:
-            logits = first
-            for i in range(count):
-                token = choose(logits)
-                yield token
-                if i + 1 < count:
-                    logits = self.step(token)
-
-        return tokens()

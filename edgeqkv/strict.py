@@ -1,85 +1,92 @@
-"""Frozen dataclasses to JSON and back, refusing what the dataclass does not name.
+"""JSON that is a contract: read into msgspec structs, and refused where a field is unknown, missing or of a wrong type.
 
-Model configurations and bundle manifests are contracts between programs, so a misspelt field, a missing one or a
-value of the wrong type must be an error that names it, never a silent default.
+Model configurations, bundle manifests and records are read by other programs too, so a misspelt field must be an error that
+names it, never a silent default. The JSON Schemas of them come from the same classes (:func:`schema`).
 """
 
-import dataclasses
 import json
 import re
-import types
-import typing
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from edgeqkv.errors import EdgeQKVError
-from edgeqkv.text_file import read_text
 
 T = TypeVar("T")
+LARGEST = 64 * 2**20  # bytes of a JSON file; the largest manifest, with static scales, is a few MB
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of what is written to JSON and read back."""
 
 
 def to_json(value: Any) -> str:
-    """JSON text of a dataclass, indented, every field written out; a list of numbers stays on one line."""
-    text = json.dumps(dataclasses.asdict(value), indent=2, ensure_ascii=False)
+    """JSON text, indented, every field written out; a list of numbers stays on one line."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     return re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text) + "\n"
 
 
 def read_json(path: Path) -> Any:
-    """The parsed content of a JSON file; :class:`EdgeQKVError` when it is missing or is not JSON."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise EdgeQKVError(f"{path} is not a JSON file: {error}") from error
+    """The content of a JSON file as plain values; :class:`EdgeQKVError` when it is missing, too large or is not JSON."""
+    return parse_json(read_bounded(path), str(path))
 
 
-def from_json(cls: type[T], data: Any, where: str) -> T:
-    """Build dataclass ``cls`` from parsed JSON. ``where`` opens the error sentence ("models/x/config.json")."""
-    if not isinstance(data, dict):
-        raise EdgeQKVError(f"{where}: expected an object, found {_shown(data)}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
-    for name in data:
-        if name not in fields:
-            raise EdgeQKVError(f"{where}: unknown field {name!r}; known are {', '.join(fields)}")
-    for name in fields:
-        if name not in data:
-            raise EdgeQKVError(f"{where}: the field {name!r} is missing")
-    values = {name: _convert(hints[name], data[name], f"{where}: {name}") for name in fields}
+def parse_json(data: bytes | str, where: str) -> Any:
+    """Plain values; :class:`EdgeQKVError` says what is not JSON, or which key stands twice in an object."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise EdgeQKVError(f"{where}: the field {twice!r} stands there twice")
+        return found
+
     try:
-        return cls(**values)
+        msgspec.json.decode(data)  # stricter than Python's: UTF-8, no NaN, numbers that fit
+        return json.loads(data, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise EdgeQKVError(f"{where} is not a JSON file: {error}") from error
+
+
+def from_json(kind: type[T], data: Any, where: str) -> T:
+    """Build ``kind`` from plain values. ``where`` opens the error sentence ("models/x/config.json")."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise EdgeQKVError(f"{where}: {_in_our_words(str(error))}") from error
     except EdgeQKVError as error:  # the class refused values that do not fit together
         raise EdgeQKVError(f"{where}: {error}") from error
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        if value not in arguments:
-            raise EdgeQKVError(f"{where}: {_shown(value)} is not one of {', '.join(map(repr, arguments))}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        kinds = [a for a in arguments if a is not type(None)]
-        exact = [a for a in kinds if isinstance(a, type) and type(value) is a]
-        return _convert((exact or kinds)[0], value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise EdgeQKVError(f"{where}: expected a list, found {_shown(value)}")
-        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise EdgeQKVError(f"{where}: expected an object, found {_shown(value)}")
-        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if dataclasses.is_dataclass(kind):
-        return from_json(typing.cast(type, kind), value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise EdgeQKVError(f"{where}: expected {kind.__name__}, found {_shown(value)}")
-    return value
+def read_bounded(path: Path, largest: int = LARGEST) -> bytes:
+    """The bytes of a regular file of at most ``largest``; anything else (a pipe, a device, a directory) is refused unread."""
+    try:
+        if not path.exists():
+            raise EdgeQKVError(f"{path} does not exist")
+        if not path.is_file():
+            raise EdgeQKVError(f"{path} is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(largest + 1)
+    except OSError as error:
+        raise EdgeQKVError(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > largest:
+        raise EdgeQKVError(f"{path} is larger than {largest:,} bytes, which no file of its kind is")
+    return data
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+def schema(kind: Any, title: str) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a struct, or of a union of structs."""
+    out = msgspec.json.schema(kind)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **out}
+
+
+def _in_our_words(message: str) -> str:
+    """msgspec's "Object contains unknown field `x` - at `$.cache`" as a sentence that begins with the place."""
+    text, _, place = message.partition(" - at `")
+    place = place.rstrip("`").removeprefix("$").removeprefix(".")
+    text = re.sub(r"^Object contains unknown field `(.*)`$", r"unknown field '\1'", text)
+    text = re.sub(r"^Object missing required field `(.*)`$", r"the field '\1' is missing", text)
+    text = text.replace("`", "")
+    return f"{place}: {text}" if place else text

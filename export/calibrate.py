@@ -9,10 +9,10 @@ from torch import Tensor
 
 from edgeqkv.cache import CacheLayout, cache_name
 from edgeqkv.config import ModelConfig
+from edgeqkv.corpus import token_windows
 from edgeqkv.decoder import decoder
 from edgeqkv.eager import EagerVerbs
 from edgeqkv.model_folder import Model
-from edgeqkv.sample import token_windows
 
 CALIBRATION_TOKENS = 2048
 HEADROOM = 1.05  # a value that calibration did not meet is clipped; a little room costs a twentieth of a step
@@ -33,8 +33,8 @@ class _Observer(EagerVerbs):
 
 @torch.inference_mode()
 def cache_scales(model: Model, layout: CacheLayout, text: Path | None) -> dict[str, np.ndarray]:
-    """float32 [n_kv_head * head_dim] for each cache tensor. A model without a tokenizer is calibrated on random ids."""
-    weights = {name: torch.from_numpy(array).float() for name, array in model.weights.items()}
+    """float32 [kv_heads * width] for each cache tensor. A model without a tokenizer is calibrated on random ids."""
+    weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in model.weights.items()}
     largest: dict[str, Tensor] = {}
     for window in token_windows(model, "calibration", text, CALIBRATION_TOKENS, layout.capacity):
         decoder(_Observer(model.config, weights, largest), model.config, torch.tensor([window]))

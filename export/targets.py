@@ -7,14 +7,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgeqkv.bundle import OPERATORS, Artifact, EntryPoint, Kernel, Port, WeightScheme, WeightsEntry, cache_entry
+from edgeqkv.bundle import OPERATORS, WeightScheme
 from edgeqkv.cache import BY_POSITION, CacheDtype, CacheLayout, cache_layout, identifier
 from edgeqkv.config import ModelConfig
 from edgeqkv.coreml_package import MANIFEST_FILE, PACKAGE, SPEC_FILE, WEIGHT_FILE, require_coremltools
 from edgeqkv.errors import EdgeQKVError, require
 from edgeqkv.export.quantize import block_size
 from edgeqkv.export.quiet import quiet
-from edgeqkv.model_folder import Model, file_sha256
+from edgeqkv.files import file_sha256
+from edgeqkv.manifest import Artifact, EntryPoint, Kernel, Port, WeightsEntry, cache_entry
+from edgeqkv.model_folder import Model
 from edgeqkv.runtimes.executorch.engine import require_version
 
 EXECUTORCH = "1.5.1"

@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from edgeqkv.atomic import refuse_to_replace
-from edgeqkv.config import ModelConfig, parameter_count, parameter_shapes, parse_variant
+from edgeqkv.config import ModelConfig, parse_variant
+from edgeqkv.parameters import parameter_count, parameter_shapes
 from edgeqkv.decoder import decoder
 from edgeqkv.eager import EagerVerbs
 from edgeqkv.model_folder import write_model

@@ -1,21 +1,21 @@
-"""The engines that run bundles, one folder each."""
+"""The engines that run bundles, one folder each. Which of a bundle's artifacts is opened is decided here."""
 
 import warnings
 from pathlib import Path
 
-from edgeqkv.bundle import Artifact, Executor, Manifest, check_files, read_bundle
+from edgeqkv.bundle import check_files, read_bundle
 from edgeqkv.errors import EdgeQKVError, MissingPackage
-from edgeqkv.native import native_library
-from edgeqkv.session import Engine, Session
+from edgeqkv.manifest import Artifact, Executor, Manifest
+from edgeqkv.session import Session
+from edgeqkv.targets import target_of
 
-# By runtime, the library that has our operators; for ExecuTorch the whole session.
-OPERATORS = {"onnx": "runtimes/onnx/libedgeqkv_onnx", "executorch": "runtimes/executorch/libedgeqkv_executorch"}
+MOST_THREADS = 1024  # what our operators take; far more hang or end a runtime
 
 
 def open_bundle(folder: Path, runtime: str | None, kernel: str | None, threads: int | None, check: bool) -> Session:
     """See :func:`edgeqkv.open`."""
-    if threads is not None and threads < 1:
-        raise EdgeQKVError(f"threads must be at least 1, found {threads}")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise EdgeQKVError(f"threads must be 1 to {MOST_THREADS}, found {threads}")
     manifest = read_bundle(folder)
     artifact = choose_artifact(folder, manifest, runtime, kernel)
     if check:
@@ -26,29 +26,10 @@ def open_bundle(folder: Path, runtime: str | None, kernel: str | None, threads: 
 def open_artifact(
     folder: Path, manifest: Manifest, artifact: Artifact, threads: int | None = None, executor: Executor | None = None
 ) -> Session:
-    """A session on one artifact. ``executor`` is for Core ML: what computes it, by default what this machine can do."""
-    path, layout = folder / next(iter(artifact.files)), manifest.cache_layout(artifact)
-    engine: Engine
-    if artifact.runtime == "coreml":
-        from edgeqkv.runtimes.coreml.engine import NOT_CORE_ML, CoremlEngine, executor_here
-
-        if threads is not None:
-            raise EdgeQKVError("Core ML chooses its threads and compute units itself; leave threads out")
-        engine = CoremlEngine(path.parent, layout, artifact.prefill_chunk, executor or executor_here())
-        if executor is None and executor_here() == "interpreter":
-            warnings.warn(NOT_CORE_ML, RuntimeWarning, stacklevel=1)
-    elif artifact.runtime == "executorch":
-        from edgeqkv.runtimes.executorch.engine import ExecutorchEngine
-
-        library = native_library(OPERATORS["executorch"])
-        engine = ExecutorchEngine(path, layout, artifact, manifest.model.config.vocab_size, threads, library)
-    else:
-        from edgeqkv.runtimes.onnx.engine import OnnxEngine
-
-        operators = native_library(OPERATORS["onnx"]) if artifact.operators else None
-        aliases = artifact.entry_points[0].aliases
-        engine = OnnxEngine(path, layout, aliases, manifest.model.config.vocab_size, threads, operators)
-    return Session(engine, manifest, artifact)
+    """A session on one artifact. ``executor`` None is what this machine can do."""
+    target = target_of(artifact)
+    target.missing(artifact)
+    return Session(target.open(folder, manifest, artifact, threads, executor), manifest, artifact)
 
 
 def choose_artifact(folder: Path, manifest: Manifest, runtime: str | None, kernel: str | None) -> Artifact:
@@ -62,8 +43,7 @@ def choose_artifact(folder: Path, manifest: Manifest, runtime: str | None, kerne
     missing: MissingPackage | None = None
     for artifact in found:
         try:
-            if artifact.operators:
-                native_library(OPERATORS[artifact.runtime])
+            target_of(artifact).missing(artifact)
         except MissingPackage as error:
             missing = error
             continue

@@ -14,9 +14,10 @@ from filelock import FileLock
 
 from edgeqkv import export
 from edgeqkv.bundle import is_bundle
-from edgeqkv.config import ModelConfig, parameter_shapes, parse_variant
+from edgeqkv.config import ModelConfig, parse_variant
 from edgeqkv.errors import MissingPackage
 from edgeqkv.model_folder import write_model
+from edgeqkv.parameters import parameter_shapes
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is one process a core already

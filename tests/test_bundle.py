@@ -11,7 +11,7 @@ from conftest import one_sentence
 
 import edgeqkv
 from edgeqkv.bundle import read_bundle
-from edgeqkv.model_folder import file_sha256
+from edgeqkv.files import file_sha256
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@ from dataclasses import asdict, replace
 import pytest
 from conftest import TINY, tiny_config
 
-from edgeqkv.config import ModelConfig, parameter_shapes, parse_variant, siblings
+from edgeqkv.config import ModelConfig, parse_variant, siblings
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.parameters import parameter_shapes
 from edgeqkv.presets import preset
 from edgeqkv.strict import from_json
 

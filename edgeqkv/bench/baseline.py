@@ -1,120 +1,141 @@
-"""The QKV bundle that others are compared with: given, found beside them, or made with random weights."""
+"""The baseline that others are compared with: the standard model of the same geometry, given, found beside them, or made here.
 
-import hashlib
-import os
-import tempfile
+It is what a team runs today: K and V of every head (:func:`edgeqkv.config.baseline`: QKV, or MLA expanded), in the cache dtype
+that a target takes when nothing is said. A bundle with an int8 cache therefore shows all that it saves.
+"""
+
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from edgeqkv.bundle import Manifest, check_files, is_bundle, read_bundle
-from edgeqkv.config import ModelConfig
+from edgeqkv.bench.baseline_folder import random_baseline
+from edgeqkv.bench.record import Origin
+from edgeqkv.bundle import check_files, is_bundle, read_bundle
+from edgeqkv.cache import cache_layout
+from edgeqkv.config import baseline
 from edgeqkv.errors import EdgeQKVError, MissingPackage
+from edgeqkv.manifest import Artifact, Manifest
+from edgeqkv.tables import mib
+from edgeqkv.targets import targets
 
-Origin = Literal["given", "found", "random weights"]
+LARGEST_SHARE = 0.5  # of the available memory, for a baseline's cache
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A bundle to measure; ``baseline`` says where it came from when it is the QKV one that others are compared with."""
+class Bundle:
+    """A bundle to measure; ``baseline`` says where it came from when it is one that others are compared with."""
 
     folder: Path
     manifest: Manifest
     baseline: Origin | None
 
+    @property
+    def optional(self) -> bool:
+        """Nobody asked for it."""
+        return self.baseline in ("found", "random weights")
 
-def geometry(config: ModelConfig) -> ModelConfig:
-    """What a model and its QKV baseline have in common."""
-    return replace(config, projections="QKV", n_kv_head=config.n_head)
+    @property
+    def measurable(self) -> tuple[Artifact, ...]:
+        """The artifacts that a worker can run."""
+        return tuple(a for a in self.manifest.artifacts if a.runtime in targets() and not targets()[a.runtime].not_measured)
 
 
-NO_CORE_ML = "{}: bench does not measure Core ML; use Xcode's performance report"
+def why_not_measured(folder: Path, artifacts: Sequence[Artifact]) -> EdgeQKVError:
+    """Of artifacts that are there and that no worker runs."""
+    reasons = {
+        targets()[a.runtime].not_measured or "" if a.runtime in targets() else f"this edgeqkv has no target {a.runtime!r}"
+        for a in artifacts
+    }
+    return EdgeQKVError(f"{folder}: {'; '.join(sorted(reasons))}")
+
+
+def too_large(cache_bytes: int, available: int | None) -> bool:
+    """Whether a baseline's cache takes so much of the memory that measuring it would say nothing about the others."""
+    return available is not None and cache_bytes > LARGEST_SHARE * available
 
 
 def with_baselines(
-    bundles: Sequence[Path], wanted: bool, progress: Callable[[str], None], note: Callable[[str], None]
-) -> list[Subject]:
-    """The bundles as given; each QKV baseline that is missing is put before the first bundle that needs it.
+    folders: Sequence[Path], available: int | None, progress: Callable[[str], None], note: Callable[[str], None]
+) -> list[Bundle]:
+    """The bundles as given; each baseline that is missing is put before the first bundle that needs it.
 
-    A bundle has its baseline when a QKV one of the same geometry and capacity is given, lies in the same folder (then one with
-    the same weights and cache is preferred), or can be made here with random weights, which is kept for the next time.
+    A bundle has its baseline when one of the same geometry and capacity is given, lies in the same folder (then the one most
+    like it is preferred), or can be made here with random weights, which is kept for the next time. One whose cache would take
+    more than half of the ``available`` bytes (None: unknown) is left out.
     """
-    manifests = [read_bundle(bundle) for bundle in bundles]
-    for bundle, manifest in zip(bundles, manifests, strict=True):
-        check_files(bundle, manifest)
-        if all(artifact.runtime == "coreml" for artifact in manifest.artifacts):
-            raise EdgeQKVError(NO_CORE_ML.format(bundle))  # before a baseline is made for it
-    have = {(geometry(m.model.config), m.capacity) for m in manifests if m.model.variant == "QKV"}
-    out: list[Subject] = []
-    for bundle, manifest in zip(bundles, manifests, strict=True):
-        key = geometry(manifest.model.config), manifest.capacity
-        if wanted and key not in have:
-            have.add(key)
-            found = _beside(bundle, manifest)
-            if found is not None:
-                note(f"the baseline of {bundle} is {found}, a QKV bundle of the same geometry")
-                out.append(Subject(found, read_bundle(found), "found"))
-            else:
-                try:
-                    made = _random(manifest, progress)
-                except MissingPackage as error:
-                    note(f"no QKV baseline for {bundle}: {error}")
-                else:
-                    note(f"the baseline of {bundle} is a QKV model of the same geometry with random weights")
-                    out.append(Subject(made, read_bundle(made), "random weights"))
-        is_baseline = manifest.model.variant == "QKV"
-        out.append(Subject(bundle, manifest, "given" if is_baseline else None))
+    bundles = given(folders)
+    have = {_group(bundle.manifest) for bundle in bundles if bundle.baseline}
+    out: list[Bundle] = []
+    for bundle in bundles:
+        if _group(bundle.manifest) not in have:
+            have.add(_group(bundle.manifest))
+            found = _baseline_for(bundle, available, progress, note)
+            out += [found] if found else []
+        out.append(bundle)
     return out
 
 
-def _beside(bundle: Path, manifest: Manifest) -> Path | None:
+def given(folders: Sequence[Path]) -> list[Bundle]:
+    """The bundles that the user named, checked."""
+    out = []
+    for folder in folders:
+        manifest = read_bundle(folder)
+        check_files(folder, manifest)
+        standard = manifest.model.config == baseline(manifest.model.config)
+        bundle = Bundle(folder, manifest, "given" if standard else None)
+        if not bundle.measurable:
+            raise why_not_measured(folder, manifest.artifacts)  # before a baseline is made for it
+        out.append(bundle)
+    return out
+
+
+def _group(manifest: Manifest) -> object:
+    """What a model and its baseline have in common."""
+    return baseline(manifest.model.config), manifest.capacity
+
+
+def _baseline_for(
+    bundle: Bundle, available: int | None, progress: Callable[[str], None], note: Callable[[str], None]
+) -> Bundle | None:
+    config, capacity = baseline(bundle.manifest.model.config), bundle.manifest.capacity
+    found = _beside(bundle)
+    if found is not None:
+        note(f"the baseline of {bundle.folder} is {found}, a {config.variant} bundle of the same geometry")
+        return Bundle(found, read_bundle(found), "found")
+    dtype = targets()[bundle.measurable[0].runtime].caches[0]
+    size = cache_layout(config, capacity, dtype).bytes
+    what = f"{config.variant} with a cache of {dtype}"
+    if too_large(size, available):
+        note(f"{bundle.folder} has no baseline: {what} would take {mib(size, 0)} of {mib(available, 0)} MiB available")
+        return None
+    try:
+        made = random_baseline(bundle.manifest, bundle.measurable, progress)
+    except MissingPackage as error:
+        note(f"{bundle.folder} has no baseline, {what}: {error}")
+        return None
+    note(f"the baseline of {bundle.folder} is {what}, at the same geometry with random weights")
+    return Bundle(made, read_bundle(made), "random weights")
+
+
+def _beside(bundle: Bundle) -> Path | None:
+    """The baseline in the same folder that is most like ``bundle``."""
     same = []
-    for folder in sorted(bundle.resolve().parent.iterdir()):
+    for folder in sorted(bundle.folder.resolve().parent.iterdir()):
         try:
             other = read_bundle(folder) if is_bundle(folder) else None
-            if other is None or other.model.config != geometry(manifest.model.config) or other.capacity != manifest.capacity:
+            if other is None or (other.model.config, other.capacity) != _group(bundle.manifest):
                 continue
             check_files(folder, other)
         except (EdgeQKVError, OSError):  # nothing that the user asked for
             continue
-        same.append((-len(set(_kinds(other)) & set(_kinds(manifest))), folder))
+        same.append((-len(_kinds(other.artifacts, False) & _kinds(bundle.measurable, True)), folder))
     return min(same)[1] if same else None
 
 
-def _kinds(manifest: Manifest) -> list[tuple[str, str, str, str]]:
-    return [(a.runtime, a.kernel, a.weights.scheme, a.cache.dtype) for a in manifest.artifacts]
-
-
-def _random(manifest: Manifest, progress: Callable[[str], None]) -> Path:
-    """A QKV bundle like ``manifest``'s with random weights, in the user's cache folder."""
-    from edgeqkv.export.bundle import export_bundle
-    from edgeqkv.model_folder import write_model
-    from edgeqkv.presets import random_weights
-
-    config = geometry(manifest.model.config)
-    parts = asdict(config), manifest.capacity, _kinds(manifest), manifest.format
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeqkv" / "baselines"
-    target = home / f"qkv-{key}"
-    if is_bundle(target):
-        check_files(target, read_bundle(target))
-        return target
-    progress("making the QKV baseline")
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EdgeQKVError(f"cannot make the QKV baseline in {home}: {error.strerror}; use --no-baseline") from error
-    with tempfile.TemporaryDirectory(dir=home) as scratch:
-        model = Path(scratch) / "model"
-        write_model(model, config, random_weights(config, 0), "# QKV: random weights, for memory and latency only\n")
-        export_bundle(
-            model,
-            target,
-            targets=list(dict.fromkeys(artifact.runtime for artifact in manifest.artifacts)),
-            weights=manifest.artifacts[0].weights.scheme,
-            cache=manifest.artifacts[0].cache.dtype,
-            capacity=manifest.capacity,
-            kernel=next((artifact.kernel for artifact in manifest.artifacts if artifact.runtime == "executorch"), None),
-        )
-    return target
+def _kinds(artifacts: Sequence[Artifact], default_cache: bool) -> set[tuple[str, str, str, str]]:
+    """What artifacts are like: runtime, kernel, weights, and the cache's dtype or the one that a target takes by default."""
+    found: set[tuple[str, str, str, str]] = set()
+    for artifact in artifacts:
+        cache = targets()[artifact.runtime].caches[0] if default_cache else artifact.cache.dtype
+        found.add((artifact.runtime, artifact.kernel, artifact.weights.scheme, cache))
+    return found

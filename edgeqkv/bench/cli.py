@@ -1,19 +1,21 @@
 """``edgeqkv bench`` and ``edgeqkv devices``: options to plain values, results to stdout."""
 
-import dataclasses
-import json
-import signal
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
+import msgspec
 import typer
 
+from edgeqkv.bench.plan import WARM_UP_STEPS, Filling, Plan
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.progress import note
 
+if TYPE_CHECKING:
+    from edgeqkv.bench.machine import Environment
+
 
 def bench(
-    bundles: Annotated[list[Path], typer.Argument(help="Bundles to compare; a QKV baseline comes along by itself.")],
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles to compare; a baseline comes along by itself.")],
     device: Annotated[
         list[str] | None, typer.Option(help="local, ssh://user@host[:port], adb://SERIAL or adb://host:port; once for each.")
     ] = None,
@@ -22,14 +24,23 @@ def bench(
         str | None, typer.Option(help="fused, stock, or both separated by a comma; by default each bundle's best.")
     ] = None,
     depths: Annotated[
-        str | None, typer.Option(help="Filled positions to decode at: 128,1024 or 128-2048*2 or 0-1000+250.")
+        str | None, typer.Option(help="Filled positions to decode at: 128,1024 or 128-2048*2 or 64-1000+250.")
     ] = None,
     threads: Annotated[str | None, typer.Option(help="A list like 1,2,4; by default one for each core.")] = None,
     rounds: Annotated[int, typer.Option(help="Times that every cell is visited.")] = 5,
     steps: Annotated[int, typer.Option(help="Tokens measured at each visit.")] = 8,
     prompt: Annotated[int, typer.Option(help="Tokens of the prompt, and of a prefill that ends at each depth.")] = 128,
     cool_down: Annotated[float, typer.Option(help="Seconds of rest between rounds.")] = 1.0,
-    baseline: Annotated[bool, typer.Option(help="Bring a QKV bundle of the same geometry along.")] = True,
+    fill: Annotated[
+        Filling, typer.Option(help="Reach a depth by prefilling tokens, or quickly by writing rows of zeros.")
+    ] = "prefill",
+    baseline: Annotated[
+        bool,
+        typer.Option(
+            help="Bring the standard model of the same geometry along (QKV, or MLA expanded), with the target's default cache; "
+            "one with random weights is made if need be, and the last 4 are kept in the user's cache folder."
+        ),
+    ] = True,
     results: Annotated[Path | None, typer.Option("--results", help="Append the raw records here, as JSON lines.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from what --results holds of these cells.")] = False,
     again_throttled: Annotated[
@@ -51,65 +62,42 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="The same as --output json.")] = False,
 ) -> None:
     """Measure memory and latency, all bundles in turn in one run on each device."""
-    from edgeqkv.bench.baseline import with_baselines
-    from edgeqkv.bench.device import Connections
-    from edgeqkv.bench.fleet import Matrix, measure_devices
+    from edgeqkv.bench.matrix import Matrix
     from edgeqkv.bench.options import chosen, numbers, parse_size
     from edgeqkv.bench.program import Programs
-    from edgeqkv.bench.results import append, read_results
+    from edgeqkv.bench.run import Fleet, Results, run
     from edgeqkv.bench.summary import FORMATS, written
-    from edgeqkv.bundle import Kernel, Runtime
-    from edgeqkv.progress import progress_bar, progress_bars
+    from edgeqkv.manifest import Kernel
+    from edgeqkv.targets import targets
 
     if output not in FORMATS:
         raise EdgeQKVError(f"--output {output!r} is not one of {', '.join(FORMATS)}")
-    if results is not None and not results.resolve().parent.is_dir():  # before minutes of measuring, not after
-        raise EdgeQKVError(f"cannot write {results}: the folder {results.parent} does not exist")
-    if resume and results is None:
-        raise EdgeQKVError("--resume needs --results with the file of the run that was interrupted")
-    if folder is not None and not folder.startswith("/"):
-        raise EdgeQKVError(f"--folder {folder!r} is not an absolute path; name one of the device")
-    names = list(dict.fromkeys(device or ["local"]))
     budget = parse_size(ram_budget, "--ram-budget")
+    plan = Plan(
+        depths=(),
+        threads=0,
+        prompt=prompt,
+        warm_up_steps=WARM_UP_STEPS,
+        steps=steps,
+        rounds=rounds,
+        cool_down_s=cool_down,
+        filled=fill,
+    )
     matrix = Matrix(
-        runtimes=chosen(runtimes, "--runtimes", get_args(Runtime)),
+        plan,
+        runtimes=chosen(runtimes, "--runtimes", tuple(targets())),
         kernels=chosen(kernels, "--kernels", get_args(Kernel)),
         depths=tuple(numbers(depths, "--depths")) if depths is not None else None,
         threads=tuple(numbers(threads, "--threads")) if threads is not None else (None,),
-        rounds=rounds,
-        steps=steps,
-        prompt=prompt,
-        cool_down=cool_down,
     )
-    if 0 in matrix.threads:
-        raise EdgeQKVError("threads must be at least 1, found 0")
-    earlier, _ = read_results([results]) if resume and results is not None and results.exists() else ([], [])
-    if again_throttled:
-        earlier = [record for record in earlier if not record.throttled]
-    with progress_bar("bench") as update:
-        subjects = with_baselines(bundles, baseline, lambda what: update(what, 0, 0), note)
-    connections = Connections(folder, ssh_config)
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    programs = Programs(tuple(runner or ()), tuple(library or ()), python, emulator)
+    fleet = Fleet(tuple(dict.fromkeys(device or ["local"])), folder, ssh_config, clean)
     try:
-        with progress_bars(names) as bars:
-            outcome = measure_devices(
-                names,
-                subjects,
-                matrix,
-                Programs(tuple(runner or ()), tuple(library or ()), python, emulator),
-                connections,
-                earlier,
-                clean,
-                lambda name: bars[name],
-                lambda records: append(results, records) if results is not None else None,
-            )
+        outcome = run(bundles, fleet, matrix, programs, Results(results, resume, again_throttled), baseline)
     except KeyboardInterrupt:
         kept = f"what was measured is in {results}; the same command with --resume goes on" if results else "nothing was kept"
         note(f"interrupted: {kept}")
         raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        connections.close()
     if not outcome.records:
         raise outcome.errors[0]
     print(written(outcome.records, "json" if as_json else output, budget))
@@ -125,37 +113,37 @@ def devices(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """List and describe what can be measured on: this machine, what adb sees, and what you name."""
-    from edgeqkv.bench.device import Connections, attached
-    from edgeqkv.bench.fleet import look_at
+    from edgeqkv.bench.device import attached, connections
+    from edgeqkv.bench.probe import look_at
     from edgeqkv.tables import table
 
     names = list(dict.fromkeys(["local", *(name for name, _ in attached()), *(device or [])]))
-    connections, found = Connections(ssh_config=ssh_config), list[dict[str, Any]]()
-    try:
+    found: dict[str, Environment | EdgeQKVError] = {}
+    with connections(ssh_config=ssh_config) as opened:
         for name in names:
             try:
-                found.append({"device": name, "problem": None, "environment": look_at(connections.open(name))})
+                found[name] = look_at(opened.open(name))
             except EdgeQKVError as error:
-                found.append({"device": name, "problem": str(error), "environment": None})
-    finally:
-        connections.close()
+                found[name] = error
+    problems = {name: str(seen) for name, seen in found.items() if isinstance(seen, EdgeQKVError)}
+    environments = {name: seen for name, seen in found.items() if not isinstance(seen, EdgeQKVError)}
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False, default=dataclasses.asdict))
+        entries = [{"device": n, "problem": problems.get(n), "environment": environments.get(n)} for n in names]
+        print(msgspec.json.format(msgspec.json.encode(entries), indent=2).decode())
         return
-    print(table(["device", "model", "SoC, CPU", "cores", "RAM MiB", "OS", "free disk MiB"], [_described(e) for e in found]))
-    for entry in found:
-        if entry["problem"]:
-            note(entry["problem"])
+    rows = [_described(name, environments.get(name)) for name in names]
+    print(table(["device", "model", "SoC, CPU", "cores", "RAM MiB", "OS", "free disk MiB"], rows))
+    for problem in problems.values():
+        note(problem)
 
 
-def _described(entry: dict[str, Any]) -> list[str]:
+def _described(name: str, e: "Environment | None") -> list[str]:
     from edgeqkv.tables import mib
 
-    e = entry["environment"]
     if e is None:
-        return [entry["device"], *["unknown"] * 6]
+        return [name, *["unknown"] * 6]
     clusters = " + ".join(f"{c.cores} × {c.max_khz / 1e6:.2f} GHz" for c in e.clusters or ())
     cores = f"{e.cores} ({clusters})" if clusters else e.cores
     soc = ", ".join(filter(None, (e.soc, e.cpu)))
     values = (e.model, soc, cores, mib(e.memory_bytes, 0), e.os, mib(e.disk_free_bytes, 0))
-    return [entry["device"], *(str(value) if value else "unknown" for value in values)]
+    return [name, *(str(value) if value else "unknown" for value in values)]

@@ -7,15 +7,17 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from edgeqkv.bench.printable import printable
+from edgeqkv.bench.scratch import scratch_folder
 from edgeqkv.errors import EdgeQKVError, MissingPackage
-from edgeqkv.model_folder import file_sha256
+from edgeqkv.files import file_sha256
 
 FOLDER, MARK = "edgeqkv-bench", ".edgeqkv-bench"
 SECONDS_TO_ANSWER = 60
@@ -102,12 +104,22 @@ class Device:
             )
 
 
-class Connections:
-    """Opens devices by name, with what ssh needs to reuse a connection; leave it with ``close``."""
+@contextmanager
+def connections(folder: str | None = None, ssh_config: Path | None = None) -> Iterator["Connections"]:
+    """Opens devices; those of ssh are left at the end. ``folder`` is where ours is put on them, None: where each can write."""
+    with scratch_folder() as sockets:
+        opened = Connections(folder, ssh_config, sockets)
+        try:
+            yield opened
+        finally:
+            opened.close()
 
-    def __init__(self, folder: str | None = None, ssh_config: Path | None = None) -> None:
-        self._parent, self._config = folder, ssh_config
-        self._sockets = Path(tempfile.mkdtemp(prefix="edgeqkv-"))
+
+class Connections:
+    """Opens devices by name, with what ssh needs to reuse a connection in the folder ``sockets``; see :func:`connections`."""
+
+    def __init__(self, folder: str | None, ssh_config: Path | None, sockets: Path) -> None:
+        self._parent, self._config, self._sockets = folder, ssh_config, sockets
         self._masters: list[list[str]] = []
 
     def open(self, name: str) -> Device:
@@ -123,7 +135,6 @@ class Connections:
     def close(self) -> None:
         for master in self._masters:
             subprocess.run([*master, "-O", "exit"], capture_output=True)
-        shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _ssh(self, name: str) -> Device:
         try:
@@ -170,6 +181,7 @@ def reason(stderr: bytes, code: int) -> str:
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     text = next((line for line in reversed(lines) if not line.startswith(("Warning:", "@"))), f"exit code {code}")
     known = [advice for words, advice in _ADVICE.items() if words in " ".join(lines).lower()]
+    text = printable(text)  # a device may say what a terminal would obey
     return f"{text.rstrip('.')}; {known[0]}" if known else text
 
 

@@ -10,7 +10,10 @@ _MOST = 1000
 
 
 def numbers(text: str, option: str) -> list[int]:
-    """Comma lists and ranges: "1,2,4", "1-4" (by one), "0-1000+250", "128-2048*2"; the ends are included."""
+    """Comma lists and ranges: "1,2,4", "1-4" (by one), "0-1000+250", "64-1000*4".
+
+    Both ends of a range are included, the last one too where the steps do not meet it: 64-1000*4 is 64, 256, 1000.
+    """
     out: list[int] = []
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
@@ -29,12 +32,12 @@ def _range(first: int, last: int, sign: str, step: int, option: str, part: str) 
     if last < first or step < 1 or (sign == "*" and (step < 2 or first < 1)):
         raise EdgeQKVError(f"{option}: the range {part!r} has no end; write first-last+step or first-last*factor")
     out = []
-    while first <= last:
+    while first < last:
         out.append(first)
         if len(out) > _MOST:
             raise EdgeQKVError(f"{option}: the range {part!r} has more than {_MOST} numbers; give it a larger step")
         first = first + step if sign == "+" else first * step
-    return out
+    return [*out, last]
 
 
 def parse_size(text: str | None, option: str) -> int | None:

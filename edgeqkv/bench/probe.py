@@ -3,7 +3,9 @@
 import re
 import shlex
 
-from edgeqkv.bench.record import Cluster, Environment, Vitals
+from edgeqkv.bench.device import Device
+from edgeqkv.bench.machine import Cluster, Environment, Vitals
+from edgeqkv.bench.printable import printable
 
 _MARK = "@@ "
 _VITALS = r"""
@@ -46,6 +48,16 @@ def environment_script(folder: str) -> str:
     """``folder`` is where files will be put: the disk whose free space matters."""
     asked = _ENVIRONMENT.replace("FOLDER", shlex.quote(folder))
     return f"exec 2>/dev/null{_VITALS}{asked}true"
+
+
+def look_at(device: Device, emulator: bool = False) -> Environment:
+    """What a device says of itself; ``emulator`` as for :func:`parse_environment`."""
+    parent = (device.folder or ".").rpartition("/")[0] or "."  # ours may not exist yet
+    return parse_environment(device.run(environment_script(parent), "describing it"), emulator)
+
+
+def read_vitals(device: Device) -> Vitals:
+    return parse_vitals(device.run(VITALS_SCRIPT, "reading its frequencies and temperatures"))
 
 
 def parse_vitals(output: str) -> Vitals:
@@ -97,7 +109,7 @@ def parse_environment(output: str, emulator: bool) -> Environment:
         os=f"Android {android['ro.build.version.release']}"
         if android.get("ro.build.version.release")
         else names.get("PRETTY_NAME", "").strip('"') or None,
-        kernel=_first(sections, "kernel"),
+        os_kernel=_first(sections, "kernel"),
         governors=tuple(governors) or None,
         affinity=affinity.partition(":")[2].strip() if affinity else None,
         boot_id=_first(sections, "boot"),
@@ -111,7 +123,7 @@ def _sections(output: str) -> dict[str, list[str]]:
     sections: dict[str, list[str]] = {}
     name = ""
     for raw in output.splitlines():
-        line = "".join(c if c.isprintable() else " " for c in raw)  # a property may hold what a terminal would obey
+        line = printable(raw)  # a property may hold what a terminal would obey
         if line.startswith(_MARK):
             name = line.removeprefix(_MARK)
         elif line.strip():

@@ -1,18 +1,31 @@
 """Results files: one record a line, only ever appended to; a later line of the same run and cell replaces an earlier one."""
 
-import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from edgeqkv.bench.record import SCHEMA, Failure, Record
 from edgeqkv.errors import EdgeQKVError
-from edgeqkv.strict import from_json
+from edgeqkv.strict import from_json, parse_json
 from edgeqkv.text_file import read_text
 
 
 def json_line(record: Record | Failure) -> str:
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False, allow_nan=False)
+    return msgspec.json.encode(record).decode()
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a results file that cannot be appended to: before minutes of measuring, not after."""
+    if not path.resolve().parent.is_dir():
+        raise EdgeQKVError(f"cannot write {path}: the folder {path.parent} does not exist")
+    new = not path.exists()
+    try:
+        path.open("ab").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise EdgeQKVError(f"cannot write {path}: {error.strerror}") from error
 
 
 def append(path: Path, records: Iterable[Record | Failure]) -> None:
@@ -34,21 +47,26 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Record], list[Failure]]:
     for path in paths:
         lines = read_text(path).split("\n")
         for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                data = json.loads(line)
-            except json.JSONDecodeError as error:
-                if number == len(lines):  # no newline after it: the program was killed while it wrote
-                    continue
-                raise EdgeQKVError(f"{where} is not JSON ({error.msg}); edgeqkv bench --results writes such files") from error
-            version = data.get("schema") if isinstance(data, dict) else None
-            if version != SCHEMA:
-                raise EdgeQKVError(f"{where}: expected a record of schema {SCHEMA}, found {version!r}; measure again")
-            if data.get("kind") == "failure":
-                failures.append(from_json(Failure, data, where))
-            else:
-                record = from_json(Record, data, where)
-                records[record.run, record.cell] = record
+            found = _read_line(line, f"{path}, line {number}", cut_off=number == len(lines))
+            if isinstance(found, Record):
+                records[found.run, found.cell] = found
+            elif found is not None:
+                failures.append(found)
     return list(records.values()), failures
+
+
+def _read_line(line: str, where: str, cut_off: bool) -> Record | Failure | None:
+    """None: nothing is there. A line without a newline may be ``cut_off``: the program was killed while it wrote."""
+    if not line.strip():
+        return None
+    try:
+        data = parse_json(line, where)
+    except EdgeQKVError as error:
+        if cut_off:
+            return None
+        raise EdgeQKVError(f"{error}; edgeqkv bench --results writes such files, a JSON object a line") from error
+    version = data.get("schema") if isinstance(data, dict) else None
+    if version != SCHEMA:
+        raise EdgeQKVError(f"{where}: expected a record of schema {SCHEMA}, found {version!r:.80}; measure again")
+    found: Record | Failure = from_json(Record | Failure, data, where)  # type: ignore[arg-type]  # a union is no class
+    return found

@@ -1,34 +1,32 @@
-"""The process that is measured: holds one bundle, takes one JSON request a line on stdin, answers one on stdout.
+"""The process that is measured: holds one bundle and answers the requests of :mod:`edgeqkv.bench.protocol`.
 
-Requests: {"do": "load", "bundle": DIR, "runtime": R, "kernel": K, "threads": N}, {"do": "greedy", "ids": [..], "tokens": N},
-{"do": "first_token", "tokens": N}, {"do": "fill", "depth": D}, {"do": "prefill", "depth": D, "tokens": N}, {"do": "decode",
-"depth": D, "steps": N}, {"do": "memory"}. K may be null: the best that runs here. It imports no more than an app would: no
-torch, no command line.
+It imports no more than an app would: no torch, no command line.
 """
 
 import contextlib
-import dataclasses
 import json
 import platform
 import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
+import msgspec
 import numpy as np
 
 import edgeqkv
-from edgeqkv.bench.memory import memory_of_this_process
+from edgeqkv.bench.memory import Memory, memory_of_this_process
+from edgeqkv.bench.plan import Filling
+from edgeqkv.bench.protocol import Done, Elapsed, Ids, Loaded, Steps
 from edgeqkv.session import Session
-
-WARM_UP_STEPS = 2
+from edgeqkv.targets import target_of
 
 
 class Worker:
     def __init__(self) -> None:
         self._session: Session | None = None
         self._ids = np.random.default_rng(0)
+        self._written = 0  # positions whose rows have been written, whatever the session's depth is now
 
     @property
     def session(self) -> Session:
@@ -36,64 +34,71 @@ class Worker:
             raise edgeqkv.EdgeQKVError("no bundle is loaded")
         return self._session
 
-    def load(self, bundle: str, runtime: str, kernel: str | None, threads: int) -> dict[str, Any]:
-        """Seconds from the files to a session; the sha256 check is not timed, the caller has done it."""
+    def load(self, bundle: str, runtime: str, kernel: str | None, threads: int) -> Loaded:
         before = memory_of_this_process()
         start = time.perf_counter()
         self._session = edgeqkv.open(bundle, runtime, kernel, threads, check=False)
         seconds = time.perf_counter() - start
+        self._written = 0
         artifact = self._session.artifact
-        return {
-            "load_s": seconds,
-            "start": dataclasses.asdict(before),
-            "runtime": artifact.runtime,
-            "runtime_version": self._session.runtime_version,
-            "kernel": artifact.kernel,
-            "cache_bytes": self._session.cache_bytes,
-            "packages": {"python": platform.python_version(), **_versions("numpy", "onnxruntime", "executorch")},
-        }
+        return Loaded(
+            load_s=seconds,
+            start=before,
+            runtime=artifact.runtime,
+            runtime_version=self._session.runtime_version,
+            kernel=artifact.kernel,
+            cache_bytes=self._session.cache_bytes,
+            packages={"python": platform.python_version(), **_versions("numpy", *target_of(artifact).packages)},
+        )
 
-    def greedy(self, ids: list[int], tokens: int) -> dict[str, Any]:
-        """The greedy continuation of a prompt: what two devices must agree on."""
-        self.session.reset()
-        return {"ids": list(self.session.generate(ids, limit=tokens))}
+    def greedy(self, ids: list[int], tokens: int) -> Ids:
+        """What two devices must agree on. It goes on after an end token."""
+        self._go_to(0)
+        out, logits = [], self.session.prefill(ids)
+        for i in range(tokens):
+            out.append(int(np.argmax(logits)))
+            if i + 1 < tokens:
+                logits = self.session.step(out[-1])
+        return Ids(tuple(out))
 
-    def first_token(self, tokens: int) -> dict[str, Any]:
-        """Seconds from a prompt at depth 0 to the first sampled token."""
+    def first_token(self, tokens: int) -> Elapsed:
+        return self.prefill(0, tokens)
+
+    def fill(self, depth: int, how: Filling = "prefill") -> Done:
+        """Go on from the deepest row that has been written."""
+        self._go_to(self._written)
+        if how == "zeros":
+            self.session.fill_zeros(depth)
+        elif depth > self._written:
+            self.session.prefill(self._random(depth - self._written))
+        return Done()
+
+    def prefill(self, depth: int, tokens: int) -> Elapsed:
         ids = self._random(tokens)
-        self.session.reset()
+        self._go_to(depth)
         start = time.perf_counter()
         int(np.argmax(self.session.prefill(ids)))
-        return {"seconds": time.perf_counter() - start}
+        return Elapsed(time.perf_counter() - start)
 
-    def fill(self, depth: int) -> dict[str, Any]:
-        """Prefill on, from where the session is, to ``depth``."""
-        if depth > self.session.depth:
-            self.session.prefill(self._random(depth - self.session.depth))
-        return {}
-
-    def prefill(self, depth: int, tokens: int) -> dict[str, Any]:
-        """Seconds of prefilling ``tokens`` more tokens at ``depth``, over rows that a fill has written before."""
-        ids = self._random(tokens)
-        self.session.depth = depth
-        start = time.perf_counter()
-        self.session.prefill(ids)
-        return {"seconds": time.perf_counter() - start}
-
-    def decode(self, depth: int, steps: int) -> dict[str, Any]:
-        """Seconds of each of ``steps`` single-token steps, the first at ``depth``, after two that are not counted."""
-        # The rows are there since the fill; what they hold now does not matter to the clock.
-        self.session.depth = depth - WARM_UP_STEPS
-        seconds = []
-        for i, token in enumerate(self._random(WARM_UP_STEPS + steps)):
+    def decode(self, depth: int, warm_up: int, steps: int) -> Steps:
+        tokens, seconds = self._random(warm_up + steps), []
+        self._go_to(depth - warm_up)
+        for token in tokens:
             start = time.perf_counter()
             int(np.argmax(self.session.step(token)))
-            if i >= WARM_UP_STEPS:
-                seconds.append(time.perf_counter() - start)
-        return {"seconds": seconds}
+            seconds.append(time.perf_counter() - start)
+        return Steps(tuple(seconds[warm_up:]))
 
-    def memory(self) -> dict[str, Any]:
-        return dataclasses.asdict(memory_of_this_process())
+    def memory(self) -> Memory:
+        return memory_of_this_process()
+
+    def _go_to(self, depth: int) -> None:
+        """Stand at a depth whose rows have been written; what they hold does not matter to the clock."""
+        self._written = max(self._written, self.session.depth)
+        if depth > self._written:
+            raise edgeqkv.EdgeQKVError(f"depth {depth} has not been filled, only {self._written} positions")
+        self.session.reset()
+        self.session._tokens = [0] * depth  # rows that a rewind has left behind count again; a session refuses that otherwise
 
     def _random(self, count: int) -> list[int]:
         known = self.session.manifest.model.config.token_count
@@ -110,18 +115,19 @@ def _versions(*packages: str) -> dict[str, str]:
 
 def main() -> None:
     worker = Worker()
-    verbs: dict[str, Callable[..., dict[str, Any]]] = {
+    verbs: dict[str, Callable[..., msgspec.Struct]] = {
         name: getattr(worker, name) for name in ("load", "greedy", "first_token", "fill", "prefill", "decode", "memory")
     }
     for line in sys.stdin:
         request = json.loads(line)
+        answer: object
         try:
             answer = verbs[request.pop("do")](**request)
         except edgeqkv.EdgeQKVError as error:
             answer = {"error": str(error), "exit_code": error.exit_code}
         except Exception as error:  # a runtime's own errors have no common base class
             answer = {"error": f"{type(error).__name__}: {error}", "exit_code": edgeqkv.EdgeQKVError.exit_code}
-        print(json.dumps(answer), flush=True)
+        print(msgspec.json.encode(answer).decode(), flush=True)
 
 
 if __name__ == "__main__":

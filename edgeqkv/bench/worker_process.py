@@ -1,13 +1,19 @@
-"""A running worker, on whatever device: asked one thing at a time, one line of JSON each way."""
+"""A running worker, on whatever device: asked one thing at a time, as :mod:`edgeqkv.bench.protocol` says."""
 
 import json
 import subprocess
 import tempfile
-from types import TracebackType
-from typing import Any
+from typing import TypeVar
+
+import msgspec
 
 from edgeqkv.bench.device import Device, reason
 from edgeqkv.errors import EdgeQKVError, MissingPackage
+from edgeqkv.strict import from_json
+
+T = TypeVar("T", bound=msgspec.Struct)
+Argument = str | int | tuple[int, ...] | None
+OUT_OF_MEMORY = (-9, 137)  # killed by signal 9, as subprocess and a shell report it
 
 
 class WorkerProcess:
@@ -26,25 +32,30 @@ class WorkerProcess:
             start_new_session=True,
         )
 
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except OSError:
-            line = ""
+    def ask(self, kind: type[T], do: str, **arguments: Argument) -> T:
+        """The answer to one request, which is of ``kind``."""
+        line = self._exchange(json.dumps({"do": do, **arguments}))
         if not line.endswith("\n"):
             raise EdgeQKVError(f"the measuring process of {self.name} ended during {do!r}: {self._end()}")
         try:
-            answer: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError as error:
+            answer = json.loads(line)
+        except ValueError as error:
             raise EdgeQKVError(f"the measuring process of {self.name} answered {do!r} with {line.strip()[:80]!r}") from error
-        if "error" in answer:
-            kind = MissingPackage if answer["exit_code"] == MissingPackage.exit_code else EdgeQKVError
-            raise kind(f"{self.name}: {answer['error']}")
-        return answer
+        if isinstance(answer, dict) and "error" in answer:
+            lacks = answer.get("exit_code") == MissingPackage.exit_code
+            raise (MissingPackage if lacks else EdgeQKVError)(f"{self.name}: {answer['error']}")
+        return from_json(kind, answer, f"the measuring process of {self.name} answered {do!r} wrongly")
+
+    def _exchange(self, request: str) -> str:
+        """The line that comes back; cut off or empty when the process has ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(request + "\n")
+            self._process.stdin.flush()
+            return self._process.stdout.readline()
+        except OSError:
+            return ""
 
     def kill(self) -> None:
         self._process.kill()
@@ -56,14 +67,12 @@ class WorkerProcess:
             return "the connection does not answer"
         self._stderr.seek(0)
         said = reason(self._stderr.read(), code)
-        return "it was killed, probably for want of memory" if code in (-9, 137) else said
+        return "it was killed, probably for want of memory" if code in OUT_OF_MEMORY else said
 
-    def __enter__(self) -> "WorkerProcess":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Close its stdin, at which it ends."""
         try:
-            self._process.communicate(timeout=5)  # closes its stdin, at which it ends
+            self._process.communicate(timeout=5)
         except (subprocess.TimeoutExpired, OSError):
             self._process.kill()
             self._process.communicate()

@@ -16,6 +16,7 @@ def report(
     """Turn measurements into one self-contained page, with the verdict in one sentence at its top."""
     from edgeqkv.atomic import atomic_write
     from edgeqkv.bench.options import parse_size
+    from edgeqkv.bench.printable import printable
     from edgeqkv.bench.results import read_results
     from edgeqkv.report.content import content
     from edgeqkv.report.markdown import markdown
@@ -35,4 +36,4 @@ def report(
 
         text = page(found)
     atomic_write(out, text.encode())
-    print(f"{out}: {found.verdict}")
+    print(f"{out}: {printable(found.verdict)}")

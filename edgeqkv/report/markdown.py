@@ -2,7 +2,8 @@
 
 import re
 
-from edgeqkv.report.content import Content, Table
+from edgeqkv.bench.tables import Table
+from edgeqkv.report.content import Content
 from edgeqkv.tables import table
 
 

@@ -1,14 +1,16 @@
 """Plots as inline SVG. Colours are left to the page: each is drawn as a placeholder and becomes a CSS variable."""
 
 import io
-import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from edgeqkv.bench.record import Record
-from edgeqkv.bench.summary import name
+from edgeqkv.bench.words import name
 from edgeqkv.errors import require
-from edgeqkv.report.compare import peak
+from edgeqkv.report.svg import inline_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _SERIES = 8
 _PLACEHOLDERS = {"#010101": "var(--ink)", "#020202": "var(--grid)"} | {
@@ -17,17 +19,18 @@ _PLACEHOLDERS = {"#010101": "var(--ink)", "#020202": "var(--grid)"} | {
 INK, GRID = list(_PLACEHOLDERS)[:2]
 SERIES = list(_PLACEHOLDERS)[2:]
 MARKERS = "osD^vP*X"
+BUDGET_IN_SIGHT = 2.0  # times the tallest line: a budget far above it is not drawn, or it would flatten the lines
 
 
 def memory_plot(records: Sequence[Record], prefix: str) -> str:
     """Peak memory of each variant, stacked by weights, cache and rest."""
-    shown = [record for record in records if record.memory_split is not None]
+    shown = [record for record in records if record.memory.split is not None]
 
-    def draw(axes: Any) -> None:
+    def draw(axes: "Axes") -> None:
         left = [0.0] * len(shown)
         rows = list(range(len(shown)))
         for i, part in enumerate(("weights", "cache", "rest")):
-            widths = [getattr(record.memory_split, part) / 2**20 for record in shown]
+            widths = [getattr(record.memory.split, part) / 2**20 for record in shown]
             axes.barh(rows, widths, left=left, color=SERIES[i], label=part, height=0.6)
             left = [a + b for a, b in zip(left, widths, strict=True)]
         for row, total in zip(rows, left, strict=True):
@@ -44,17 +47,17 @@ def memory_plot(records: Sequence[Record], prefix: str) -> str:
 
 def decode_plot(records: Sequence[Record], prefix: str) -> str:
     """Median time of a token against depth, with the middle half of the samples."""
-    shown = [record for record in records if record.decode]
+    shown = [record for record in records if record.timings.decode]
 
-    def draw(axes: Any) -> None:
+    def draw(axes: "Axes") -> None:
         for i, record in enumerate(shown):
-            depths = [timing.depth for timing in record.decode]
-            ranked = [sorted(timing.seconds) for timing in record.decode]
+            depths = [timing.depth for timing in record.timings.decode]
+            ranked = [sorted(timing.seconds) for timing in record.timings.decode]
             low = [1e3 * samples[len(samples) // 4] for samples in ranked]
             high = [1e3 * samples[-1 - len(samples) // 4] for samples in ranked]
             color = SERIES[i % _SERIES]
             axes.fill_between(depths, low, high, color=color, alpha=0.12, linewidth=0)
-            middle = [1e3 * timing.p50_s for timing in record.decode]
+            middle = [1e3 * timing.p50_s for timing in record.timings.decode]
             axes.plot(depths, middle, color=color, marker=MARKERS[i % len(MARKERS)], markersize=5, label=_label(record))
         axes.set_ylim(bottom=0)
         axes.set_xlabel("positions in the cache")
@@ -67,23 +70,23 @@ def decode_plot(records: Sequence[Record], prefix: str) -> str:
 
 def capacity_plot(records: Sequence[Record], budget: int | None, prefix: str) -> str:
     """Total memory against capacity: what was measured without the cache, and the cache by its formula; the RAM line."""
-    shown = [record for record in records if record.memory_split is not None]
+    shown = [record for record in records if record.memory.split is not None]
 
-    def draw(axes: Any) -> None:
+    def draw(axes: "Axes") -> None:
         for i, record in enumerate(shown):
-            split, most = record.memory_split, record.model.n_positions
+            split, most = record.memory.split, record.subject.model.n_positions
             assert split is not None
-            base, a_position = split.weights + split.rest, record.cache_bytes_per_position
+            base, a_position = split.weights + split.rest, record.memory.cache_bytes_per_position
             ends = [base / 2**20, (base + a_position * most) / 2**20]
             color, marker = SERIES[i % _SERIES], MARKERS[i % len(MARKERS)]
             axes.plot([0, most], ends, color=color, marker=marker, markersize=5, label=_label(record))
-        if budget is not None:
-            axes.axhline(budget / 2**20, color=INK, linestyle="--", linewidth=1)
-            axes.annotate(
-                f"RAM {budget / 2**20:,.0f} MiB", (0, budget / 2**20), xytext=(0, 3), textcoords="offset points", color=INK
-            )
-        tallest = max((peak(record) or 0) for record in shown) / 2**20
-        axes.set_ylim(bottom=0, top=1.15 * max(tallest, axes.get_ylim()[1] / 1.05))
+        tallest = max(axes.get_ylim()[1] / 1.05, max((record.memory.peak or 0) for record in shown) / 2**20)
+        if budget is not None and budget / 2**20 <= BUDGET_IN_SIGHT * tallest:
+            line = budget / 2**20
+            axes.axhline(line, color=INK, linestyle="--", linewidth=1)
+            axes.annotate(f"RAM {line:,.0f} MiB", (0, line), xytext=(0, 3), textcoords="offset points", color=INK)
+            tallest = max(tallest, line)
+        axes.set_ylim(bottom=0, top=1.15 * tallest)
         axes.set_xlabel("capacity, positions")
         axes.set_ylabel("MiB")
         axes.set_title("Memory against capacity", loc="left")
@@ -97,7 +100,7 @@ def _label(record: Record) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _legend(axes: Any) -> None:
+def _legend(axes: "Axes") -> None:
     axes.legend(
         loc="upper left",
         bbox_to_anchor=(0, -0.2),
@@ -106,7 +109,7 @@ def _legend(axes: Any) -> None:
     )
 
 
-def _svg(draw: Any, prefix: str, height: float) -> str:
+def _svg(draw: Callable[["Axes"], None], prefix: str, height: float) -> str:
     """The drawing as an SVG element whose ids begin with ``prefix``; text stays text, in the page's font."""
     matplotlib = require("matplotlib", "report")
     figure_module = require("matplotlib.figure", "report")
@@ -136,15 +139,4 @@ def _svg(draw: Any, prefix: str, height: float) -> str:
         text = io.StringIO()
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for placeholder, variable in _PLACEHOLDERS.items():
-        svg = svg.replace(placeholder, variable)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    return re.sub(
-        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
-        r'<svg viewBox="\1" role="img" xmlns:xlink="http://www.w3.org/1999/xlink">',
-        svg,
-        count=1,
-    )
+    return inline_svg(text.getvalue(), prefix, _PLACEHOLDERS)

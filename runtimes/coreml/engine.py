@@ -1,39 +1,23 @@
 """Core ML packages as an engine: Apple's runtime on macOS, and anywhere what computes the package without it."""
 
-import sys
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeqkv.bundle import Executor
 from edgeqkv.cache import CacheLayout, identifier
-from edgeqkv.coreml_package import require_coremltools
 from edgeqkv.errors import EdgeQKVError
-
-NOT_CORE_ML = (
-    "Core ML needs macOS 15, so this runs the package in numpy, which is for checking it: the results are those of the "
-    "package, the time and memory are not those of a device"
-)
-
-WHAT_THIS_PROVES = (
-    "Core ML was not run. Two programs that share no code computed the package as it lies on disk: our interpreter, and "
-    "Apple's own value_inference of each operation (over few tokens, it is slow).\n"
-    "Proved: the graph, the stored weights, what the states hold. Not proved: that a device loads it, what the Neural Engine "
-    "takes, how that rounds, time and memory."
-)
-
-
-def executor_here() -> Executor:
-    """What :func:`edgeqkv.open` runs a package with on this machine."""
-    return "runtime" if sys.platform == "darwin" else "interpreter"
+from edgeqkv.manifest import Executor
+from edgeqkv.runtimes.coreml.package import require_coremltools
 
 
 class CoremlEngine:
     """Feeds ``chunk`` tokens at once to the function ``prefill`` and any other number one by one to ``decode``.
 
-    Both work on one set of states. What executes them is one of three with the same calls: ``new_states(function)``, and
-    ``run(function, inputs, states)``, which returns the outputs by name.
+    Both work on one set of states. What executes them is one of three with the same calls: ``new_states(function)``;
+    ``run(function, inputs, states)``, which returns the outputs by name; ``read_state(states, name)`` and
+    ``write_state(states, name, value)``, which are of a whole state.
     """
 
     def __init__(self, package: Path, layout: CacheLayout, chunk: int, executor: Executor) -> None:
@@ -51,7 +35,7 @@ class CoremlEngine:
 
             self._program = ValueInference(package)
         self._states = self._program.new_states("decode")
-        self._state_names = [identifier(name) for name in layout.names]
+        self._state_names = [identifier(buffer.name) for buffer in layout.buffers]
 
     @property
     def version(self) -> str:
@@ -60,6 +44,28 @@ class CoremlEngine:
     @property
     def cache_bytes(self) -> int:
         return sum(self._program.read_state(self._states, name).nbytes for name in self._state_names)
+
+    def read(self, name: str, depth: int) -> np.ndarray:
+        """The first ``depth`` rows of a cache buffer: fp16 [1, n_kv_head, depth, width], a copy."""
+        state = self._program.read_state(self._states, identifier(name))
+        rows: np.ndarray = state[:, :, :depth].astype(np.float16)
+        return rows
+
+    def write(self, name: str, rows: np.ndarray) -> None:
+        """Put ``rows``, as :meth:`read` gave them, at the beginning of a cache buffer."""
+        state = np.array(self._program.read_state(self._states, identifier(name)), np.float16)
+        state[:, :, : rows.shape[2]] = rows
+        self._program.write_state(self._states, identifier(name), state)
+
+    def fork(self) -> "CoremlEngine":
+        """A second engine over the same program, with states of its own."""
+        other = copy.copy(self)
+        other._states = self._program.new_states("decode")
+        return other
+
+    def close(self) -> None:
+        """Let go of program and states."""
+        self._program = self._states = None
 
     def run(self, ids: np.ndarray, position: int) -> np.ndarray:
         """Append ``ids`` (int64 [T]) at ``position``; logits of the last one, float32 [vocab_size]."""
@@ -92,6 +98,9 @@ class AppleRuntime:
     def read_state(self, states: Any, name: str) -> np.ndarray:
         out: np.ndarray = states.read_state(name)
         return out
+
+    def write_state(self, states: Any, name: str, value: np.ndarray) -> None:
+        states.write_state(name, value)
 
     def run(self, function: str, inputs: dict[str, np.ndarray], states: Any) -> Any:
         return self._functions[function].predict(inputs, state=states)

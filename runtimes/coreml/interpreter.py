@@ -54,6 +54,22 @@ def _gather(x: np.ndarray, indices: np.ndarray, axis: int, batch_dims: int, vali
     return x.take(indices, axis=axis)
 
 
+def _pad(x: np.ndarray, pad: np.ndarray, mode: np.ndarray, constant_val: np.ndarray) -> np.ndarray:
+    """``pad`` has two numbers for each of the last axes."""
+    if mode != "constant":
+        raise EdgeQKVError(f"pad in mode {mode} is not one that the interpreter knows")
+    ends = pad.reshape(-1, 2).tolist()
+    return np.pad(x, [(0, 0)] * (x.ndim - len(ends)) + ends, constant_values=constant_val)
+
+
+def _split(
+    x: np.ndarray, axis: int, num_splits: np.ndarray | None = None, split_sizes: np.ndarray | None = None
+) -> list[np.ndarray]:
+    if split_sizes is None:
+        return np.split(x, int(np.asarray(num_splits)), axis=axis)
+    return np.split(x, np.cumsum(split_sizes)[:-1], axis=axis)
+
+
 def _concat(values: Sequence[np.ndarray], axis: int, interleave: bool) -> np.ndarray:
     if interleave:
         raise EdgeQKVError("concat that interleaves is not one that the interpreter knows")
@@ -81,6 +97,7 @@ def _slice_update(
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
+    "abs": lambda x: np.abs(x),
     "add": lambda x, y: x + y,
     "cast": lambda x, dtype: x,  # the declared dtype of the output says the rest
     "concat": _concat,
@@ -93,16 +110,25 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "less_equal": lambda x, y: x <= y,
     "linear": _linear,
     "matmul": _matmul,
+    "maximum": lambda x, y: np.maximum(x, y),
     "minimum": lambda x, y: np.minimum(x, y),
     "mod": lambda x, y: x % y,
     "mul": lambda x, y: x * y,
+    "pad": _pad,
+    "real_div": lambda x, y: x / y,
+    "reduce_max": lambda x, axes, keep_dims: x.max(axis=tuple(axes.tolist()), keepdims=bool(keep_dims)),
+    "reduce_mean": lambda x, axes, keep_dims: x.mean(axis=tuple(axes.tolist()), keepdims=bool(keep_dims)),
     "reshape": lambda x, shape: x.reshape(shape),
     "select": lambda cond, a, b: np.where(cond, a, b),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "slice_by_index": _slice_by_index,
     "slice_update": _slice_update,
     "softmax": _softmax,
-    "split": lambda x, num_splits, axis: np.split(x, int(num_splits), axis=axis),
+    "split": _split,
+    "sqrt": lambda x: np.sqrt(x),
     "stack": lambda values, axis: np.stack(values, axis=axis),
+    "sub": lambda x, y: x - y,
+    "tile": lambda x, reps: np.tile(x, reps),
     "transpose": lambda x, perm: x.transpose(perm),
 }
 STATE_OPERATIONS = ("read_state", "write_state")
@@ -135,6 +161,9 @@ class Interpreter:
     def read_state(self, states: dict[str, np.ndarray], name: str) -> np.ndarray:
         return states[name]
 
+    def write_state(self, states: dict[str, np.ndarray], name: str, value: np.ndarray) -> None:
+        states[name][...] = value
+
     def run(self, function: str, inputs: Mapping[str, np.ndarray], states: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The function's outputs by name; ``states`` are changed."""
         variables: dict[str, Any] = dict(inputs)
@@ -156,7 +185,7 @@ class Interpreter:
                 arguments = {name: fetch(operand) for name, operand in step.inputs.items()}
                 if step.kind == "slice_update" and not step.in_place:
                     arguments["x"] = arguments["x"].copy()
-                with np.errstate(over="ignore"):  # beyond fp16 is infinite, as on a device; verify tells
+                with np.errstate(over="ignore", invalid="ignore"):  # beyond fp16 is infinite, as on a device; verify tells
                     made = OPERATIONS[step.kind](**arguments)
                     for (name, dtype), value in zip(step.outputs, made if isinstance(made, list) else [made], strict=True):
                         variables[name] = value if step.in_place else _rounded(value, dtype)

@@ -1,21 +1,33 @@
-"""Reads a Core ML package (.mlpackage) as it lies on disk: its functions, operations and weights, as plain Python and numpy.
+"""A Core ML package (.mlpackage): where its parts lie, and its functions, operations and weights as plain Python and numpy.
 
 The program is Apple's Model.proto; weights lie in one file of 64-byte headers and data (MILBlob's storage format).
 """
 
+import logging
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from edgeqkv.coreml_package import SPEC_FILE, WEIGHT_FILE, require_coremltools
-from edgeqkv.errors import EdgeQKVError
+from edgeqkv.errors import EdgeQKVError, require
 
+PACKAGE = "coreml/model.mlpackage"  # in a bundle
+MANIFEST_FILE = "Manifest.json"
+SPEC_FILE = "Data/com.apple.CoreML/model.mlmodel"
+WEIGHTS_FOLDER = "Data/com.apple.CoreML/weights"
+WEIGHT_FILE = f"{WEIGHTS_FOLDER}/weight.bin"
 DTYPES = {"FLOAT16": "float16", "FLOAT32": "float32", "INT32": "int32", "INT8": "int8", "BOOL": "bool", "STRING": "object"}
 BLOB_HEADER = struct.Struct("<IIQQ")  # sentinel, kind, size in bytes, where the data begins
 BLOB_SENTINEL = 0xDEADBEEF
+
+
+def require_coremltools() -> ModuleType:
+    """coremltools, without what it logs while it is imported where there is no macOS."""
+    logging.getLogger("coremltools").setLevel(logging.ERROR)
+    return require("coremltools", "coreml")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeqkv.coreml_package import WEIGHTS_FOLDER, require_coremltools
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.runtimes.coreml.package import WEIGHTS_FOLDER, require_coremltools
 
 
 class ValueInference:
@@ -32,6 +32,9 @@ class ValueInference:
 
     def read_state(self, states: dict[str, np.ndarray], name: str) -> np.ndarray:
         return states[name]
+
+    def write_state(self, states: dict[str, np.ndarray], name: str, value: np.ndarray) -> None:
+        states[name][...] = value
 
     def run(self, function: str, inputs: dict[str, np.ndarray], states: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         block, constants = self._functions[function]

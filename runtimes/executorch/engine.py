@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeqkv.bundle import Artifact
 from edgeqkv.cache import CacheLayout
 from edgeqkv.errors import CheckFailed, EdgeQKVError, MissingPackage, require
+from edgeqkv.manifest import Artifact
 
 SENTENCE = 1024  # bytes of an error
 

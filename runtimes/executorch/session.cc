@@ -49,16 +49,20 @@ struct Failure {
 
 // ExecuTorch says what is wrong in its log alone. While a call of ours runs, this thread's first error is kept and nothing is
 // printed; what others log goes where it went before.
-thread_local bool in_call = false;
+thread_local bool in_call = false, passing_on = false;
 thread_local std::string first_error;
 std::atomic<pal_emit_log_message_method> log_of_others{nullptr};
 
 void keep_first_error(et_timestamp_t time, et_pal_log_level_t level, const char* file, const char* function, size_t line,
                       const char* message, size_t length) {
-  if (!in_call)
-    log_of_others.load()(time, level, file, function, line, message, length);
-  else if ((level == kError || level == kFatal) && first_error.empty())
-    first_error.assign(message, length);
+  if (in_call) {
+    if ((level == kError || level == kFatal) && first_error.empty()) first_error.assign(message, length);
+    return;
+  }
+  if (passing_on) return;  // who took the log after us passes on to us
+  passing_on = true;
+  log_of_others.load()(time, level, file, function, line, message, length);
+  passing_on = false;
 }
 
 std::string reason(Error error) {
@@ -67,12 +71,13 @@ std::string reason(Error error) {
 }
 
 // Where ExecuTorch's Python bindings are in the process too, they have taken the log; register_pal would complain on stderr of a
-// second one, so the table's entry is set in place. The table is a plain variable of ExecuTorch's.
+// second one, so the table's entry is set in place. The table is a plain variable of ExecuTorch's, which other threads may be reading.
 void take_log() {
   PalImpl* table = const_cast<PalImpl*>(get_pal_impl());
-  if (table->emit_log_message == keep_first_error) return;
-  log_of_others = table->emit_log_message;
-  table->emit_log_message = keep_first_error;
+  const pal_emit_log_message_method now = __atomic_load_n(&table->emit_log_message, __ATOMIC_ACQUIRE);
+  if (now == keep_first_error) return;
+  log_of_others = now;
+  __atomic_store_n(&table->emit_log_message, &keep_first_error, __ATOMIC_RELEASE);
 }
 
 void start_runtime() {
@@ -136,6 +141,20 @@ struct Ints {
         impl(ScalarType::Long, dims, sizes, values.data(), order, strides) {}
 };
 
+// A call's turn on a session; a second thread gets none.
+class Turn {
+ public:
+  explicit Turn(std::atomic<bool>& in_use) : in_use_(in_use) {
+    if (in_use_.exchange(true)) throw Failure{kBadFile, "the session is in use by another thread; open one for each thread"};
+  }
+  ~Turn() { in_use_ = false; }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  std::atomic<bool>& in_use_;
+};
+
 struct Planned {
   std::vector<Span<uint8_t>> spans;
   std::optional<HierarchicalAllocator> allocator;
@@ -158,6 +177,7 @@ class Session {
   }
 
   void run(const int64_t* ids, int32_t n, int64_t position, float* logits) {
+    const Turn turn(in_use_);
     if (n < 1 || n > info.chunk) throw Failure{kBadFile, "the program takes 1 to " + std::to_string(info.chunk) + " tokens at once"};
     if (position < 0) throw Failure{kBadFile, "position " + std::to_string(position) + " is before the first"};
     for (int32_t i = 0; i < n; i++)
@@ -174,6 +194,14 @@ class Session {
     if (!one) check(method.set_input(EValue(Tensor(&count_.impl)), 2), kFailed);
     check(method.set_output_data_ptr(logits, size_t(info.vocab_size) * sizeof(float), 0), kFailed);
     check(method.execute(), kFailed);
+  }
+
+  void buffer(const char* name, void** data, size_t* bytes) {
+    const Turn turn(in_use_);
+    Result<Tensor> tensor = decode_.method->get_attribute(name);
+    if (!tensor.ok()) refuse(std::string("it has no buffer ") + name);
+    *data = tensor->mutable_data_ptr();
+    *bytes = tensor->nbytes();
   }
 
   edgeqkv_executorch_info info = {};
@@ -292,6 +320,7 @@ class Session {
   }
 
   std::string path_;
+  std::atomic<bool> in_use_{false};
   std::optional<PoolUse> pool_;  // until the methods are gone
   std::optional<MmapDataLoader> loader_;
   std::optional<Program> program_;
@@ -347,6 +376,11 @@ int32_t edgeqkv_executorch_open(const char* path, int32_t threads, edgeqkv_execu
 int32_t edgeqkv_executorch_run(edgeqkv_executorch* session, const int64_t* ids, int32_t n, int64_t position, float* logits,
                                char* error, size_t error_size) {
   return edgeqkv::executorch::guarded(error, error_size, [&] { session->run(ids, n, position, logits); });
+}
+
+int32_t edgeqkv_executorch_buffer(edgeqkv_executorch* session, const char* name, void** data, size_t* bytes, char* error,
+                                  size_t error_size) {
+  return edgeqkv::executorch::guarded(error, error_size, [&] { session->buffer(name, data, bytes); });
 }
 
 void edgeqkv_executorch_close(edgeqkv_executorch* session) { delete session; }

@@ -1,12 +1,14 @@
 """ONNX Runtime on a static cache that is updated in place through IOBinding."""
 
+import copy
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from edgeqkv.cache import CacheLayout
+from edgeqkv.cache import CacheLayout, position_axis
 from edgeqkv.errors import EdgeQKVError, require
 
 
@@ -27,6 +29,9 @@ class OnnxEngine:
         threads: int | None,
         operators: Path | None = None,
     ) -> None:
+        # ONNX Runtime 1.29 and newer write an id under the home folder and report to a host of their maker's when they are
+        # loaded, unless the environment says this before.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         ort = require("onnxruntime", "onnx-runtime")
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -43,15 +48,27 @@ class OnnxEngine:
         except Exception as error:  # onnxruntime's errors have no common base class
             raise EdgeQKVError(f"onnxruntime {ort.__version__} cannot load {model}: {error}") from error
         self._version: str = ort.__version__
-        self._caches = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype)) for name, (dtype, shape) in layout.buffers.items()
-        }
-        self._aliases = aliases
-        self._logits = np.empty(vocab_size, np.float32)
+        self._allocate_value = ort.OrtValue.ortvalue_from_numpy
+        self._layout, self._aliases, self._vocab_size = layout, aliases, vocab_size
+        self._axes = {buffer.name: position_axis(layout, buffer.name) for buffer in layout.buffers}
+        try:
+            self._allocate()
+        except Exception as error:  # the graph has other inputs or outputs than the manifest says
+            raise EdgeQKVError(f"{model} is another graph than the manifest describes: {error}; export it again") from error
+
+    def _allocate(self) -> None:
+        """The cache, and what a step is bound to."""
+        self._caches = {b.name: self._allocate_value(np.zeros(b.shape, b.dtype)) for b in self._layout.buffers}
+        self._logits = np.empty(self._vocab_size, np.float32)
         self._position = np.zeros(1, np.int64)
         # Decoding binds once: the one token, its position and the logits keep their place in memory from step to step.
         self._token = np.zeros(1, np.int64)
         self._decode = self._bound(self._token)
+
+    def fork(self) -> "OnnxEngine":
+        other = copy.copy(self)  # the same session of ONNX Runtime, which several threads may run
+        other._allocate()
+        return other
 
     @property
     def version(self) -> str:
@@ -75,6 +92,21 @@ class OnnxEngine:
         except Exception as error:  # onnxruntime's errors have no common base class
             raise EdgeQKVError(f"onnxruntime {self._version} stopped at position {position}: {error}") from error
         return self._logits.copy()
+
+    def read(self, name: str, depth: int) -> np.ndarray:
+        return np.ascontiguousarray(self._rows(name, depth))
+
+    def write(self, name: str, rows: np.ndarray) -> None:
+        self._rows(name, rows.shape[self._axes[name]])[...] = rows
+
+    def _rows(self, name: str, depth: int) -> np.ndarray:
+        """The first ``depth`` rows of a buffer where they lie: an OrtValue's numpy() shares its memory on the CPU."""
+        array: np.ndarray = self._caches[name].numpy()
+        return array[(slice(None),) * self._axes[name] + (slice(depth),)]
+
+    def close(self) -> None:
+        self._decode = self._session = None
+        self._caches.clear()
 
     def _bound(self, ids: np.ndarray) -> Any:
         binding = self._session.io_binding()

@@ -1,4 +1,4 @@
-/* The part of ONNX Runtime's C API that the custom operator and edgeqkv-run call, declared by us so that the sdist builds on a
+/* The part of ONNX Runtime's C API that the custom operators and edgeqkv-run call, declared by us so that the sdist builds on a
  * board with nothing but a compiler. The API is append-only: a function keeps its place in the table, and GetApi(version)
  * returns a table that begins with all of that version's functions. ort_api_check.cc holds this file against the official
  * header.
@@ -51,6 +51,7 @@ constexpr int kRequired = 0, kOptional = 1;                           // OrtCust
   X(62, GetDimensions, OrtStatus*(const OrtTensorTypeAndShapeInfo*, int64_t*, size_t))                                \
   X(65, GetTensorTypeAndShape, OrtStatus*(const OrtValue*, OrtTensorTypeAndShapeInfo**))                              \
   X(69, CreateCpuMemoryInfo, OrtStatus*(int, int, OrtMemoryInfo**))                                                   \
+  X(85, KernelInfoGetAttribute_float, OrtStatus*(const OrtKernelInfo*, const char*, float*))                          \
   X(86, KernelInfoGetAttribute_int64, OrtStatus*(const OrtKernelInfo*, const char*, int64_t*))                        \
   X(90, KernelContext_GetInput, OrtStatus*(const OrtKernelContext*, size_t, const OrtValue**))                        \
   X(91, KernelContext_GetOutput, OrtStatus*(OrtKernelContext*, size_t, const int64_t*, size_t, OrtValue**))           \

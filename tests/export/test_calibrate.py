@@ -16,7 +16,7 @@ def test_scales_cover_what_the_text_puts_into_the_cache(text_model, tmp_path):
     text.write_text("the quick brown fox jumps over the lazy dog")
     manifest = edgeqkv.export(text_model, tmp_path / "bundle", cache="int8", calibration=text)
     from edgeqkv.model_folder import read_model
-    from edgeqkv.tokenizer import load_tokenizer
+    from edgeqkv.text import load_tokenizer
 
     model = read_model(text_model)
     eager = EagerModel(model.config, model.weights)

@@ -12,9 +12,10 @@ import edgeqkv
 from edgeqkv.cache import cache_layout
 from edgeqkv.coreml_package import MANIFEST_FILE, PACKAGE, SPEC_FILE, WEIGHT_FILE, require_coremltools
 from edgeqkv.eager import EagerModel
-from edgeqkv.model_folder import load_model, write_model
+from edgeqkv.model_folder import write_model
 from edgeqkv.presets import preset
 from edgeqkv.runtimes import open_artifact
+from edgeqkv.sources import load_model
 
 ct = require_coremltools()
 

@@ -10,7 +10,7 @@ from records import COLD, ENVIRONMENT, MIB, made_record
 
 from edgeqkv.bench.record import Failure
 from edgeqkv.bench.results import append
-from edgeqkv.bundle import ParityRecord
+from edgeqkv.manifest import ParityRecord
 from edgeqkv.report.content import content
 from edgeqkv.report.markdown import markdown
 from edgeqkv.report.page import page

@@ -92,7 +92,8 @@ Case make_case(int n_head, int n_kv_head, int depth, int n_token, int dtype, boo
 void round_of(Case& c, size_t round, int isa) {
   size_t i = round % c.caches.size();
   edgeqkv_attention_args a = {};
-  a.n_head = c.n_head, a.n_kv_head = c.n_kv_head, a.head_dim = kDim, a.capacity = c.depth + c.n_token;
+  a.size = sizeof a;
+  a.n_head = c.n_head, a.n_kv_head = c.n_kv_head, a.row_dim = a.key_dim = a.value_dim = kDim, a.capacity = c.depth + c.n_token;
   a.position = c.depth, a.n_token = c.n_token, a.dtype = c.dtype, a.isa = isa;
   a.q = c.q.data(), a.k = c.k.data(), a.out = c.out.data();
   a.k_cache = c.caches[i].data(), a.k_scale = c.scales[i].data();

@@ -19,7 +19,8 @@ int main(int argc, char** argv) {
   }
   constexpr int kHeads = 16, kDim = 64;
   edgeqkv_attention_args a = {};
-  a.n_head = kHeads, a.n_kv_head = std::atoi(argv[3]), a.head_dim = kDim, a.n_token = 1;
+  a.size = sizeof a;
+  a.n_head = kHeads, a.n_kv_head = std::atoi(argv[3]), a.row_dim = a.key_dim = a.value_dim = kDim, a.n_token = 1;
   a.position = std::atoi(argv[5]), a.capacity = a.position + 1;
   a.dtype = std::strcmp(argv[4], "int8") ? EDGEQKV_FP32 : EDGEQKV_INT8;
   a.isa = -1;

@@ -1,6 +1,7 @@
 // Appending: new rows are rounded to the cache's dtype.
 #pragma once
 
+#include "rows.h"
 #include "vector.h"
 
 namespace edgeqkv {
@@ -38,16 +39,23 @@ struct Append {
     }
   }
 
-  static void append_tensor(const edgeqkv_attention_args& a, int kv_head, const float* x, void* cache, float* scales) {
-    size_t n = size_t(a.head_dim), row = size_t(kv_head) * size_t(a.capacity) + size_t(a.position);
+  // Channels [first, end) of rows of n channels, which have one scale each.
+  static void append_slice(const edgeqkv_attention_args& a, int kv_head, const float* x, int n, int first, int end, void* cache,
+                           float* scales) {
+    size_t row = size_t(kv_head) * size_t(a.capacity) + size_t(a.position);
     for (int t = 0; t < a.n_token; t++, row++)
-      write_row(x + (size_t(t) * size_t(a.n_kv_head) + size_t(kv_head)) * n, a.head_dim, static_cast<T*>(cache) + row * n,
-                kInt8 ? scales + row : nullptr);
+      write_row(x + (size_t(t) * size_t(a.n_kv_head) + size_t(kv_head)) * size_t(n) + first, end - first,
+                static_cast<T*>(cache) + row * size_t(n) + first, kInt8 ? scales + a.position + t : nullptr);
   }
 
   static void append(const edgeqkv_attention_args& a, int kv_head) {
-    append_tensor(a, kv_head, a.k, a.k_cache, a.k_scale);
-    if (a.v) append_tensor(a, kv_head, a.v, a.v_cache, a.v_scale);
+    size_t scales = size_t(kv_head) * size_t(a.capacity);
+    float* k_scale = kInt8 ? a.k_scale + scales * size_t(n_scale(a)) : nullptr;
+    int split = a.scale_split > 0 ? a.scale_split : a.row_dim;
+    append_slice(a, kv_head, a.k, a.row_dim, 0, split, a.k_cache, k_scale);
+    if (split < a.row_dim)
+      append_slice(a, kv_head, a.k, a.row_dim, split, a.row_dim, a.k_cache, kInt8 ? k_scale + a.capacity : nullptr);
+    if (a.v) append_slice(a, kv_head, a.v, a.value_dim, 0, a.value_dim, a.v_cache, kInt8 ? a.v_scale + scales : nullptr);
   }
 };
 

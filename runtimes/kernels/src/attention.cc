@@ -1,63 +1,13 @@
-// The entry point: checks, choice of the instruction set, and the cut of the work into items.
-#include <atomic>
+// The entry point of attention: checks, and the cut of the work into items.
 #include <cmath>
-#include <cstdlib>
+#include <memory>
+#include <new>
 
-#include "cpu.h"
 #include "path.h"
+#include "task.h"
 
 namespace edgeqkv {
 namespace {
-
-constexpr int kMinSplitKeys = 256;  // fewer cached rows than this are not worth another thread
-
-const Path* path_of(int isa) {
-  switch (isa) {
-    case EDGEQKV_ISA_SCALAR: return &kScalarPath;
-#if defined(EDGEQKV_X86)
-    case EDGEQKV_ISA_AVX2: return &kAvx2Path;
-    case EDGEQKV_ISA_AVX512: return &kAvx512Path;
-#elif defined(EDGEQKV_ARM64)
-    case EDGEQKV_ISA_NEON: return &kNeonPath;
-    case EDGEQKV_ISA_NEON_DOT: return &kNeonDotPath;
-#endif
-  }
-  return nullptr;
-}
-
-int resolve(int isa) {
-  // Asked once: under a hypervisor each CPUID costs microseconds.
-  static const unsigned available = available_isas();
-  if (isa == EDGEQKV_ISA_AUTO)
-    for (isa = EDGEQKV_ISA_NEON_DOT; !(available >> isa & 1u);) isa--;  // later is better
-  return path_of(isa) && (available >> isa & 1u) ? isa : -1;
-}
-
-// Grows and never shrinks; freed when its thread ends.
-class Scratch {
- public:
-  Scratch() = default;
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { std::free(block_); }
-
-  // n floats at a 64-byte boundary, or null.
-  float* get(size_t n) {
-    if (n > size_) {
-      std::free(block_);
-      block_ = std::malloc(n * sizeof(float) + 64);
-      size_ = block_ ? n : 0;
-    }
-    return block_ ? reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(block_) + 63) & ~uintptr_t(63)) : nullptr;
-  }
-
- private:
-  void* block_ = nullptr;
-  size_t size_ = 0;
-};
-
-thread_local Scratch item_scratch;   // of the thread that runs an item
-thread_local Scratch split_scratch;  // of the calling thread: the states that the items of one split leave to be merged
 
 // Everything the tasks of one call share.
 struct Call {
@@ -70,7 +20,7 @@ struct Call {
 
   int group() const { return args.n_head / args.n_kv_head; }
   int rows() const { return args.n_token * group(); }
-  size_t split_floats() const { return size_t(kBlockRows) * (size_t(args.head_dim) + 2); }
+  size_t split_floats() const { return size_t(kBlockRows) * (size_t(args.value_dim) + 2); }
 };
 
 // Divides a block's state by its sum and writes it to `out`.
@@ -78,9 +28,9 @@ void finish(const Call& call, const Item& item) {
   const edgeqkv_attention_args& a = call.args;
   for (int r = 0; r < item.n_row; r++) {
     int row = item.row0 + r, head = item.kv_head * call.group() + row % call.group();
-    float* out = a.out + (size_t(row / call.group()) * size_t(a.n_head) + size_t(head)) * size_t(a.head_dim);
-    const float* acc = item.acc + size_t(r) * size_t(a.head_dim);
-    for (int d = 0; d < a.head_dim; d++) out[d] = acc[d] / item.sum[r];
+    float* out = a.out + (size_t(row / call.group()) * size_t(a.n_head) + size_t(head)) * size_t(a.value_dim);
+    const float* acc = item.acc + size_t(r) * size_t(a.value_dim);
+    for (int d = 0; d < a.value_dim; d++) out[d] = acc[d] / item.sum[r];
   }
 }
 
@@ -98,7 +48,7 @@ Item make_item(const Call& call, int block, int split) {
 
 void place_state(const Call& call, Item& item, float* at) {
   item.acc = at;
-  item.max = at + size_t(kBlockRows) * size_t(call.args.head_dim);
+  item.max = at + size_t(kBlockRows) * size_t(call.args.value_dim);
   item.sum = item.max + kBlockRows;
 }
 
@@ -110,7 +60,7 @@ void append_task(void* arg, int32_t kv_head) {
 void attend_task(void* arg, int32_t i) {
   Call& call = *static_cast<Call*>(arg);
   size_t state = (call.split_floats() + 15) & ~size_t(15);
-  float* scratch = item_scratch.get(state + call.path->scratch_floats(call.args.head_dim));
+  float* scratch = thread_scratch(state + call.path->scratch_floats(call.args));
   if (!scratch) {
     call.no_memory = true;
     return;
@@ -125,7 +75,7 @@ void attend_task(void* arg, int32_t i) {
 // Folds the states of one block's parts into the first and finishes it.
 void merge(const Call& call, int block) {
   Item all = make_item(call, block, 0);
-  size_t first = size_t(block) * size_t(call.n_split), dim = size_t(call.args.head_dim);
+  size_t first = size_t(block) * size_t(call.n_split), dim = size_t(call.args.value_dim);
   place_state(call, all, call.splits + first * call.split_floats());
   for (int s = 1; s < call.n_split; s++) {
     Item part = all;
@@ -142,21 +92,32 @@ void merge(const Call& call, int block) {
   finish(call, all);
 }
 
+bool in_range(int64_t x, int64_t low, int64_t high) { return x >= low && x <= high && x % 8 == 0; }
+
 int check(const edgeqkv_attention_args& a) {
-  bool shape = a.n_kv_head >= 1 && a.n_head >= 1 && a.n_head % a.n_kv_head == 0 && a.head_dim >= 8 && a.head_dim <= 1024 &&
-               a.head_dim % 8 == 0 && a.capacity >= 1 && a.position >= 0 && a.n_token >= 1 &&
-               a.dtype >= EDGEQKV_FP32 && a.dtype <= EDGEQKV_INT8;
-  if (!shape || !a.q || !a.k || !a.k_cache || !a.out || (a.v && !a.v_cache)) return EDGEQKV_BAD_ARGUMENT;
-  if (a.dtype == EDGEQKV_INT8 && (!a.k_scale || (a.v && !a.v_scale))) return EDGEQKV_BAD_ARGUMENT;
+  if (a.size != sizeof a) return EDGEQKV_BAD_ARGUMENT;
+  bool heads = a.n_kv_head >= 1 && a.n_head >= 1 && a.n_head % a.n_kv_head == 0;
+  bool rows = in_range(a.row_dim, 8, kMaxRow) && in_range(a.key_dim, 8, a.row_dim) && in_range(a.value_dim, 8, kMaxRow);
+  bool slices = a.v ? a.key_dim == a.row_dim && a.value_start == 0 : in_range(a.value_start, 0, int64_t(a.row_dim) - a.value_dim);
+  bool times = a.capacity >= 1 && a.position >= 0 && a.n_token >= 1;
+  if (!heads || !rows || !slices || !times || a.dtype < EDGEQKV_FP32 || a.dtype > EDGEQKV_INT8) return EDGEQKV_BAD_ARGUMENT;
+  if (!a.q || !a.k || !a.k_cache || !a.out || (a.v && !a.v_cache)) return EDGEQKV_BAD_ARGUMENT;
+  if (a.dtype == EDGEQKV_INT8) {
+    if (!in_range(a.scale_split, 0, a.v ? 0 : a.row_dim - 8)) return EDGEQKV_BAD_ARGUMENT;
+    if (!a.k_scale || (a.v && !a.v_scale)) return EDGEQKV_BAD_ARGUMENT;
+  }
   if (int64_t(a.position) + a.n_token > a.capacity) return EDGEQKV_PAST_CAPACITY;
   // Task and row numbers are 32-bit integers.
   if (int64_t(a.n_token) * a.n_head > INT32_MAX / 64) return EDGEQKV_BAD_ARGUMENT;
   return EDGEQKV_OK;
 }
 
-void run_serial(void*, int32_t n, void (*task)(void*, int32_t), void* arg) {
-  for (int32_t i = 0; i < n; i++) task(arg, i);
+#if defined(EDGEQKV_X86)
+// Whether each slice of a row is whole vectors of n channels.
+bool multiples_of(const edgeqkv_attention_args& a, int n) {
+  return a.row_dim % n == 0 && a.key_dim % n == 0 && a.value_start % n == 0 && a.value_dim % n == 0 && a.scale_split % n == 0;
 }
+#endif
 
 }  // namespace
 }  // namespace edgeqkv
@@ -167,11 +128,8 @@ extern "C" int32_t edgeqkv_attention(const edgeqkv_attention_args* args, edgeqkv
                                      int32_t n_thread) {
   if (!args) return EDGEQKV_BAD_ARGUMENT;
   if (int error = check(*args)) return error;
-  int isa = resolve(args->isa);
+  int isa = resolve_isa(args->isa);
   if (isa < 0) return EDGEQKV_NO_ISA;
-#if defined(EDGEQKV_X86)
-  if (isa == EDGEQKV_ISA_AVX512 && args->head_dim % 16 != 0) isa = EDGEQKV_ISA_AVX2;
-#endif
   if (!parallel_for || n_thread < 1) {
     parallel_for = run_serial;
     n_thread = 1;
@@ -179,19 +137,23 @@ extern "C" int32_t edgeqkv_attention(const edgeqkv_attention_args* args, edgeqkv
 
   Call call;
   call.args = *args;
-  if (call.args.scale == 0) call.args.scale = 1 / std::sqrt(float(args->head_dim));
+  if (args->scale == 0) call.args.scale = 1 / std::sqrt(float(args->key_dim));
+  if (args->dtype != EDGEQKV_INT8) call.args.scale_split = 0;
+#if defined(EDGEQKV_X86)
+  if (isa == EDGEQKV_ISA_AVX512 && !multiples_of(call.args, 16)) isa = EDGEQKV_ISA_AVX2;
+#endif
   call.path = path_of(isa);
   call.n_block = (call.rows() + kBlockRows - 1) / kBlockRows;
   int n_item = args->n_kv_head * call.n_block;
-  // Twice as many items as threads, so that a slow core does not hold up the others.
-  int wanted = n_thread > 1 ? (2 * n_thread + n_item - 1) / n_item : 1;
-  int possible = (args->position + args->n_token) / kMinSplitKeys;
-  call.n_split = wanted < possible ? wanted : possible > 1 ? possible : 1;
-  call.splits = nullptr;
+  // Products of the last block, which sees the most.
+  int64_t seen = int64_t(args->position) + args->n_token, rows = call.rows() < kBlockRows ? call.rows() : kBlockRows;
+  call.n_split = parts_of(n_item, seen * rows * (args->key_dim + args->value_dim), n_thread, seen);
+  std::unique_ptr<float[]> splits;
   if (call.n_split > 1) {
-    call.splits = split_scratch.get(size_t(n_item) * size_t(call.n_split) * call.split_floats());
-    if (!call.splits) return EDGEQKV_NO_MEMORY;
+    splits.reset(new (std::nothrow) float[size_t(n_item) * size_t(call.n_split) * call.split_floats()]);
+    if (!splits) return EDGEQKV_NO_MEMORY;
   }
+  call.splits = splits.get();
 
   // A single new row is not worth waking a thread.
   (args->n_token > 1 ? parallel_for : run_serial)(context, args->n_kv_head, append_task, &call);
@@ -201,7 +163,7 @@ extern "C" int32_t edgeqkv_attention(const edgeqkv_attention_args* args, edgeqkv
   return EDGEQKV_OK;
 }
 
-extern "C" int32_t edgeqkv_attention_isa(int32_t isa) { return resolve(isa); }
+extern "C" int32_t edgeqkv_attention_isa(int32_t isa) { return resolve_isa(isa); }
 
 extern "C" const char* edgeqkv_attention_isa_name(int32_t isa) {
   static const char* const names[] = {"auto", "scalar", "avx2", "avx512", "neon", "neon+dot"};

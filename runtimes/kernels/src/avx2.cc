@@ -65,13 +65,13 @@ struct Avx2 {
     for (; d < dim; d++) to[d] = q[d];
   }
 
-  // The 32-bit sums hold: 32512 * 127 * 1024 < 2^32 spread over two lanes or more, and 32512 * 255 * 1024 over eight.
-  static F dot_rows(const float* packed, const int8_t* k, int dim) {
+  // The 32-bit sums hold: 32512 * 255 * 512 < 2^32, spread over two lanes or more.
+  static F dot_rows(const float* packed, const int8_t* k, ptrdiff_t stride, int dim) {
     const int16_t* q = reinterpret_cast<const int16_t*>(packed + 8);
     __m256i quad[2];
     EDGEQKV_UNROLL
     for (int i = 0; i < 2; i++) {
-      const int8_t* row = k + ptrdiff_t(4 * i) * dim;
+      const int8_t* row = k + 4 * i * stride;
       __m256i acc[4];
       EDGEQKV_UNROLL
       for (int r = 0; r < 4; r++) acc[r] = load256(packed);
@@ -80,7 +80,7 @@ struct Avx2 {
         __m256i even_q = load256(q + d), odd_q = load256(q + d + 16);
         EDGEQKV_UNROLL
         for (int r = 0; r < 4; r++) {
-          __m256i x = load256(row + r * ptrdiff_t(dim) + d);
+          __m256i x = load256(row + r * stride + d);
           acc[r] = _mm256_add_epi32(acc[r], _mm256_madd_epi16(even_plus_128(x), even_q));
           acc[r] = _mm256_add_epi32(acc[r], _mm256_madd_epi16(odd(x), odd_q));
         }
@@ -89,7 +89,7 @@ struct Avx2 {
         __m128i x = load128(q + d);
         EDGEQKV_UNROLL
         for (int r = 0; r < 4; r++) {
-          __m128i product = _mm_madd_epi16(load_words(row + r * ptrdiff_t(dim) + d), x);
+          __m128i product = _mm_madd_epi16(load_words(row + r * stride + d), x);
           acc[r] = _mm256_add_epi32(acc[r], _mm256_inserti128_si256(_mm256_setzero_si256(), product, 0));
         }
       }
@@ -112,7 +112,7 @@ struct Avx2 {
 
   // acc[d] += sum_j weight[j] * v[j, d]. Two rows are interleaved, so that one VPMADDWD multiplies 8 pairs of values by their two
   // weights. The 32-bit sums hold: 64 rows * 32512 * 255 < 2^31.
-  static void add_values(const int8_t* v, const PackedWeights& packed, int n, int dim, float* acc) {
+  static void add_values(const int8_t* v, ptrdiff_t stride, const PackedWeights& packed, int n, int dim, float* acc) {
     F unit = set1(packed.unit);
     int32_t total = 0;
     for (int j = 0; j < n; j++) total += packed.word[j];
@@ -121,8 +121,8 @@ struct Avx2 {
       __m256i even_lo = _mm256_set1_epi32(-128 * total), even_hi = even_lo;
       __m256i odd_lo = _mm256_setzero_si256(), odd_hi = odd_lo;
       for (int j = 0; j < n; j += 2) {
-        const int8_t* row = v + ptrdiff_t(j) * dim + d;
-        __m256i a = load256(row), b = load256(j + 1 < n ? row + dim : row);  // the last one's weight is 0
+        const int8_t* row = v + j * stride + d;
+        __m256i a = load256(row), b = load256(j + 1 < n ? row + stride : row);  // the last one's weight is 0
         __m256i w = two_words(packed.word + j), lo = _mm256_unpacklo_epi16(a, b), hi = _mm256_unpackhi_epi16(a, b);
         even_lo = _mm256_add_epi32(even_lo, _mm256_madd_epi16(even_plus_128(lo), w));
         odd_lo = _mm256_add_epi32(odd_lo, _mm256_madd_epi16(odd(lo), w));
@@ -140,8 +140,8 @@ struct Avx2 {
     for (; d < dim; d += 8) {
       __m256i sum = _mm256_setzero_si256();
       for (int j = 0; j < n; j += 2) {
-        const int8_t* row = v + ptrdiff_t(j) * dim + d;
-        __m128i a = load_words(row), b = load_words(j + 1 < n ? row + dim : row);
+        const int8_t* row = v + j * stride + d;
+        __m128i a = load_words(row), b = load_words(j + 1 < n ? row + stride : row);
         __m256i pairs = _mm256_set_m128i(_mm_unpackhi_epi16(a, b), _mm_unpacklo_epi16(a, b));
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, two_words(packed.word + j)));
       }
@@ -160,6 +160,6 @@ struct Avx2 {
 
 }  // namespace
 
-const Path kAvx2Path = {append<Avx2>, attend<Avx2>, scratch_floats<Avx2>};
+const Path kAvx2Path = path_over<Avx2>();
 
 }  // namespace edgeqkv

@@ -48,15 +48,18 @@ struct Avx512 {
     return add(_mm512_shuffle_f32x4(lo, hi, 0x88), _mm512_shuffle_f32x4(lo, hi, 0xdd));
   }
 
+  static void store_words(int16_t* p, F x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
+  }
   static void pack(const int16_t* q, int dim, float* packed) { std::memcpy(packed, q, size_t(dim) * 2); }
 
-  // The 32-bit sums hold: 32512 * 127 * 1024 < 2^32, and it is spread over 16 lanes.
-  static F dot_rows(const float* packed, const int8_t* k, int dim) {
+  // The 32-bit sums hold: 32512 * 127 * 512 < 2^31.
+  static F dot_rows(const float* packed, const int8_t* k, ptrdiff_t stride, int dim) {
     const int16_t* q = reinterpret_cast<const int16_t*>(packed);
     F sum[W];
     EDGEQKV_UNROLL
     for (int i = 0; i < W; i += 4) {
-      const int8_t* row = k + ptrdiff_t(i) * dim;
+      const int8_t* row = k + i * stride;
       __m512i acc[4];
       EDGEQKV_UNROLL
       for (int r = 0; r < 4; r++) acc[r] = _mm512_setzero_si512();
@@ -65,7 +68,7 @@ struct Avx512 {
         __m512i x = _mm512_loadu_si512(q + d);
         EDGEQKV_UNROLL
         for (int r = 0; r < 4; r++) {
-          __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + r * ptrdiff_t(dim) + d));
+          __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + r * stride + d));
           acc[r] = _mm512_dpwssd_epi32(acc[r], x, _mm512_cvtepi8_epi16(y));
         }
       }
@@ -73,7 +76,7 @@ struct Avx512 {
         __m512i x = _mm512_maskz_loadu_epi16(0xffff, q + d);
         EDGEQKV_UNROLL
         for (int r = 0; r < 4; r++) {
-          __m256i y = _mm256_maskz_loadu_epi8(0xffff, row + r * ptrdiff_t(dim) + d);
+          __m256i y = _mm256_maskz_loadu_epi8(0xffff, row + r * stride + d);
           acc[r] = _mm512_dpwssd_epi32(acc[r], x, _mm512_cvtepi8_epi16(y));
         }
       }
@@ -109,7 +112,7 @@ struct Avx512 {
 
   // acc[d] += sum_j weight[j] * v[j, d]. A weight is two bytes and four rows are interleaved, so that one VPDPBUSD multiplies
   // 64 values by a byte of their weights. The 32-bit sums hold: 64 rows * 65535 * 127 < 2^31.
-  static void add_values(const int8_t* v, const PackedWeights& packed, int n, int dim, float* acc) {
+  static void add_values(const int8_t* v, ptrdiff_t stride, const PackedWeights& packed, int n, int dim, float* acc) {
     F unit = set1(packed.unit);
     for (int d = 0; d < dim; d += 64) {
       __mmask64 mask = d + 64 <= dim ? ~__mmask64(0) : (__mmask64(1) << (dim - d)) - 1;
@@ -118,8 +121,8 @@ struct Avx512 {
       for (int i = 0; i < 4; i++) h[i] = l[i] = _mm512_setzero_si512();
       int j = 0;
       if (d + 64 <= dim)
-        for (; j + 4 <= n; j += 4) four_rows<true>(v + ptrdiff_t(j) * dim + d, dim, 4, mask, packed, j, h, l);
-      for (; j < n; j += 4) four_rows<false>(v + ptrdiff_t(j) * dim + d, dim, n - j, mask, packed, j, h, l);
+        for (; j + 4 <= n; j += 4) four_rows<true>(v + j * stride + d, stride, 4, mask, packed, j, h, l);
+      for (; j < n; j += 4) four_rows<false>(v + j * stride + d, stride, n - j, mask, packed, j, h, l);
       F s[4];  // 128-bit lane L of s[i] holds dimensions 16 L + 4 i .. + 3: transpose the lanes
       EDGEQKV_UNROLL
       for (int i = 0; i < 4; i++) s[i] = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(h[i], 8), l[i]));
@@ -133,13 +136,13 @@ struct Avx512 {
 
   // Rows from n on, and dimensions outside of the mask, are taken as zeros; kWhole promises that there are none.
   template <bool kWhole>
-  static void four_rows(const int8_t* row, int dim, int n, __mmask64 mask, const PackedWeights& packed, int j, __m512i* h,
+  static void four_rows(const int8_t* row, ptrdiff_t stride, int n, __mmask64 mask, const PackedWeights& packed, int j, __m512i* h,
                         __m512i* l) {
     __m512i x[4], y[4];
     EDGEQKV_UNROLL
     for (int i = 0; i < 4; i++)
-      x[i] = kWhole ? _mm512_loadu_si512(row + i * ptrdiff_t(dim))
-                    : _mm512_maskz_loadu_epi8(i < n ? mask : 0, row + i * ptrdiff_t(dim));
+      x[i] = kWhole ? _mm512_loadu_si512(row + i * stride)
+                    : _mm512_maskz_loadu_epi8(i < n ? mask : 0, row + i * stride);
     __m512i ab = _mm512_unpacklo_epi8(x[0], x[1]), AB = _mm512_unpackhi_epi8(x[0], x[1]);
     __m512i cd = _mm512_unpacklo_epi8(x[2], x[3]), CD = _mm512_unpackhi_epi8(x[2], x[3]);
     y[0] = _mm512_unpacklo_epi16(ab, cd), y[1] = _mm512_unpackhi_epi16(ab, cd);
@@ -163,6 +166,6 @@ struct Avx512 {
 
 }  // namespace
 
-const Path kAvx512Path = {append<Avx512>, attend<Avx512>, scratch_floats<Avx512>};
+const Path kAvx512Path = path_over<Avx512>();
 
 }  // namespace edgeqkv

@@ -3,6 +3,7 @@
 
 #include "append.h"
 #include "few_rows.h"
+#include "head_linear.h"
 #include "tile.h"
 
 namespace edgeqkv {
@@ -10,19 +11,16 @@ namespace {
 
 template <class V, class T>
 void attend_typed(const edgeqkv_attention_args& a, const Item& item) {
-  constexpr bool kInt8 = sizeof(T) == 1;
-  size_t first = size_t(item.kv_head) * size_t(a.capacity), dim = size_t(a.head_dim);
-  Rows<T> k = {static_cast<const T*>(a.k_cache) + first * dim, kInt8 ? a.k_scale + first : nullptr}, v = k;
-  if (a.v) v = {static_cast<const T*>(a.v_cache) + first * dim, kInt8 ? a.v_scale + first : nullptr};
   for (int r = 0; r < item.n_row; r++) {
     item.max[r] = kNoScore;
     item.sum[r] = 0;
   }
-  std::memset(item.acc, 0, size_t(item.n_row) * dim * 4);
+  std::memset(item.acc, 0, size_t(item.n_row) * size_t(a.value_dim) * 4);
+  Cached<T> cache = cached<T>(a, item.kv_head);
   if (item.n_row * 2 <= V::W)
-    FewRows<V, T>::attend(a, item, k, v);
+    FewRows<V, T>::attend(a, item, cache);
   else
-    Tiles<V, T>::attend(a, item, k, v);
+    Tiles<V, T>::attend(a, item, cache);
 }
 
 template <class V>
@@ -39,11 +37,31 @@ void attend(const edgeqkv_attention_args& a, const Item& item) {
   attend_typed<V, int8_t>(a, item);
 }
 
-// Both ways to attend, whichever needs more: queries, scores, two widened blocks, and weights as integers.
+template <class V, class T>
+size_t scratch_typed(const edgeqkv_attention_args& a) {
+  Arena few(nullptr), many(nullptr);
+  typename FewRows<V, T>::Scratch one(few, a);
+  typename Tiles<V, T>::Scratch other(many, a);
+  return few.n_float() > many.n_float() ? few.n_float() : many.n_float();
+}
+
 template <class V>
-size_t scratch_floats(int head_dim) {
-  size_t dim = size_t(head_dim), tile = aligned(dim * kBlockRows) + 2 * aligned(dim * kBlockKeys);
-  return tile + size_t(kBlockKeys + V::kRows) * kBlockRows + kBlockKeys * kBlockRows / 2;
+size_t scratch_floats(const edgeqkv_attention_args& a) {
+  if (a.dtype == EDGEQKV_FP32) return scratch_typed<V, float>(a);
+  if (a.dtype == EDGEQKV_FP16) return scratch_typed<V, fp16>(a);
+  return scratch_typed<V, int8_t>(a);
+}
+
+template <class V>
+size_t head_linear_floats(const edgeqkv_head_linear_args& a) {
+  Arena arena(nullptr);
+  typename HeadLinear<V>::Scratch scratch(arena, a);
+  return arena.n_float();
+}
+
+template <class V>
+constexpr Path path_over() {
+  return {append<V>, attend<V>, scratch_floats<V>, HeadLinear<V>::run, head_linear_floats<V>};
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ struct NeonDot : NeonBase {
     for (int d = 0; d < dim; d += 8) split(vld1q_s16(q + d), bytes + d, bytes + dim + d);
   }
 
-  static F dot_rows(const float* packed, const int8_t* k, int dim) {
+  static F dot_rows(const float* packed, const int8_t* k, ptrdiff_t stride, int dim) {
     const int8_t *high = reinterpret_cast<const int8_t*>(packed), *low = high + dim;
     int32x4_t h[W], l[W];
     EDGEQKV_UNROLL
@@ -27,7 +27,7 @@ struct NeonDot : NeonBase {
       int8x16_t qh = vld1q_s8(high + d), ql = vld1q_s8(low + d);
       EDGEQKV_UNROLL
       for (int i = 0; i < W; i++) {
-        int8x16_t x = vld1q_s8(k + ptrdiff_t(i) * dim + d);
+        int8x16_t x = vld1q_s8(k + i * stride + d);
         h[i] = vdotq_s32(h[i], qh, x);
         l[i] = vdotq_s32(l[i], ql, x);
       }
@@ -37,7 +37,7 @@ struct NeonDot : NeonBase {
       int8x16_t qh = vcombine_s8(vld1_s8(high + d), zero), ql = vcombine_s8(vld1_s8(low + d), zero);
       EDGEQKV_UNROLL
       for (int i = 0; i < W; i++) {
-        int8x16_t x = vcombine_s8(vld1_s8(k + ptrdiff_t(i) * dim + d), zero);
+        int8x16_t x = vcombine_s8(vld1_s8(k + i * stride + d), zero);
         h[i] = vdotq_s32(h[i], qh, x);
         l[i] = vdotq_s32(l[i], ql, x);
       }
@@ -64,17 +64,17 @@ struct NeonDot : NeonBase {
       for (int j = 0; j < n; j += 8) split(vld1q_s16(rounded.word + j), packed.high + j, packed.low + j);
   }
 
-  static void add_values(const int8_t* v, const PackedWeights& packed, int n, int dim, float* acc) {
+  static void add_values(const int8_t* v, ptrdiff_t stride, const PackedWeights& packed, int n, int dim, float* acc) {
     int d = 0;
-    for (; d + 32 <= dim; d += 32) add_columns<2>(v + d, packed, n, dim, 16, acc + d);
-    for (; d + 16 <= dim; d += 16) add_columns<1>(v + d, packed, n, dim, 16, acc + d);
-    if (d < dim) add_columns<1>(v + d, packed, n, dim, 8, acc + d);
+    for (; d + 32 <= dim; d += 32) add_columns<2>(v + d, stride, packed, n, 16, acc + d);
+    for (; d + 16 <= dim; d += 16) add_columns<1>(v + d, stride, packed, n, 16, acc + d);
+    if (d < dim) add_columns<1>(v + d, stride, packed, n, 8, acc + d);
   }
 
   // acc[0 .. 16 C) += sum_j weight[j] * v[j], or the first 8 for width 8. Four rows are interleaved, so that one SDOT multiplies
   // 16 values by a byte of their weights. Rows from n on have weight 0: the last one is taken instead of them.
   template <int C>
-  static void add_columns(const int8_t* v, const PackedWeights& packed, int n, int dim, int width, float* acc) {
+  static void add_columns(const int8_t* v, ptrdiff_t stride, const PackedWeights& packed, int n, int width, float* acc) {
     int32x4_t high[4 * C], low[4 * C];
     EDGEQKV_UNROLL
     for (int i = 0; i < 4 * C; i++) high[i] = low[i] = vdupq_n_s32(0);
@@ -82,7 +82,7 @@ struct NeonDot : NeonBase {
       int8x16_t wh = four_bytes(packed.high + j), wl = four_bytes(packed.low + j);
       const int8_t* row[4];
       EDGEQKV_UNROLL
-      for (int i = 0; i < 4; i++) row[i] = v + ptrdiff_t(j + i < n ? j + i : n - 1) * dim;
+      for (int i = 0; i < 4; i++) row[i] = v + (j + i < n ? j + i : n - 1) * stride;
       EDGEQKV_UNROLL
       for (int c = 0; c < C; c++) {
         int8x16_t x[4], y[4];
@@ -156,15 +156,13 @@ struct NeonDot : NeonBase {
     return vsliq_n_s32(vsliq_n_s32(vsliq_n_s32(x[0], x[1], 8), x[2], 16), x[3], 24);
   }
 
-  static const char* key_groups(const int8_t* k, int, int32_t*) { return reinterpret_cast<const char*>(k); }
-
-  static void interleave(const int8_t* v, int n, int dim, int32_t* to) {
+  static void interleave(const int8_t* v, ptrdiff_t stride, int n, int dim, int32_t* to) {
     for (int j = 0; j < n; j += 4, to += dim)
       for (int d = 0; d < dim; d += 8) {
         int8x16_t x[4], y[4];
         EDGEQKV_UNROLL
         for (int i = 0; i < 4; i++)  // the last row's instead of rows from n on, whose weights are 0
-          x[i] = vcombine_s8(vld1_s8(v + ptrdiff_t(j + i < n ? j + i : n - 1) * dim + d), vdup_n_s8(0));
+          x[i] = vcombine_s8(vld1_s8(v + (j + i < n ? j + i : n - 1) * stride + d), vdup_n_s8(0));
         interleave(x, y);
         vst1q_s32(to + d, vreinterpretq_s32_s8(y[0]));
         vst1q_s32(to + d + 4, vreinterpretq_s32_s8(y[1]));
@@ -174,6 +172,6 @@ struct NeonDot : NeonBase {
 
 }  // namespace
 
-const Path kNeonDotPath = {append<NeonDot>, attend<NeonDot>, scratch_floats<NeonDot>};
+const Path kNeonDotPath = path_over<NeonDot>();
 
 }  // namespace edgeqkv

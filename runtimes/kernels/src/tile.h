@@ -15,32 +15,63 @@ struct Tiles {
   using F = typename V::F;
   static constexpr int W = V::W;
   static constexpr bool kInt8 = sizeof(T) == 1;
-  struct None {};
-  using Integers = std::conditional_t<kInt8 && V::kIntegerTile, IntegerTile<V>, None>;
 
-  struct Tile {
-    float *query, *score, *k, *v;  // [dim, kBlockRows], [kBlockKeys + kRows, kBlockRows], [kBlockKeys, dim] twice
+  struct None {
+    None(Arena&, const edgeqkv_attention_args&) {}
+  };
+  static constexpr bool kIntegers = kInt8 && V::kIntegerTile;
+  using Integers = std::conditional_t<kIntegers, IntegerTile<V>, None>;
+
+  struct Scratch {
+    float *query, *score, *k, *v;  // [key_dim, kBlockRows], [kBlockKeys + kRows, kBlockRows], [kBlockKeys, row_dim or value_dim]
+    Integers integers;             // in place of the query; the widened rows are there for blocks that it cannot take
+
+    Scratch(Arena& arena, const edgeqkv_attention_args& a)
+        : query(kIntegers ? nullptr : arena.take<float>(size_t(a.key_dim) * kBlockRows)),
+          score(arena.take<float>(size_t(kBlockKeys + V::kRows) * kBlockRows)),
+          k(sizeof(T) == 4 || kIntegers ? nullptr : arena.take<float>(size_t(kBlockKeys) * size_t(a.row_dim))),
+          v(sizeof(T) == 4 ? nullptr : arena.take<float>(size_t(kBlockKeys) * size_t(a.value_dim))),
+          integers(arena, a) {}
   };
 
-  static const float* widen(const T* x, int n_element, float* to) {
+  // Rows of floats.
+  struct Floats {
+    const float* x;
+    ptrdiff_t stride;
+  };
+
+  // n rows of a slice as floats, times their scales: in place, or at `to`.
+  static Floats widen(const Slice<T>& s, int position, int n, float* to) {
     if constexpr (sizeof(T) == 4) {
-      return x;
+      return {s.row(position), s.stride};
     } else {
-      for (int i = 0; i < n_element; i += W) V::store(to + i, V::load(x + i));
-      return to;
+      for (int j = 0; j < n; j++) {
+        const T* row = s.row(position + j);
+        float* at = to + ptrdiff_t(j) * s.dim;
+        if constexpr (kInt8) {
+          for (int p = 0; p < s.n_part; p++) {
+            const Part& part = s.part[p];
+            F scale = V::set1(part.scale[position + j]);
+            for (int d = part.begin; d < part.begin + part.dim; d += W) V::store(at + d, V::mul(V::load(row + d), scale));
+          }
+        } else {
+          for (int d = 0; d < s.dim; d += W) V::store(at + d, V::load(row + d));
+        }
+      }
+      return {to, s.dim};
     }
   }
 
-  // score[j, lane] = scale[j] * (q[lane] . k[j]) for C vectors of lanes.
+  // score[j, lane] = q[lane] . k[j] for C vectors of lanes.
   template <int C>
-  static void tile_scores(const float* query, const float* k, const float* scale, int n, int dim, float* score) {
+  static void tile_scores(const float* query, Floats k, int n, int dim, float* score) {
     constexpr int J = V::kRows / C;
     for (int j = 0; j < n; j += J) {
       const float* row[J];
       F acc[J][C];
       EDGEQKV_UNROLL
       for (int i = 0; i < J; i++) {
-        row[i] = k + ptrdiff_t(j + i < n ? j + i : n - 1) * dim;
+        row[i] = k.x + (j + i < n ? j + i : n - 1) * k.stride;
         EDGEQKV_UNROLL
         for (int c = 0; c < C; c++) acc[i][c] = V::set1(0);
       }
@@ -58,25 +89,22 @@ struct Tiles {
       EDGEQKV_UNROLL
       for (int i = 0; i < J; i++)
         EDGEQKV_UNROLL
-        for (int c = 0; c < C; c++) {
-          F s = kInt8 ? V::mul(acc[i][c], V::set1(scale[j + i < n ? j + i : n - 1])) : acc[i][c];
-          V::store(score + (j + i) * kBlockRows + c * W, s);
-        }
+        for (int c = 0; c < C; c++) V::store(score + (j + i) * kBlockRows + c * W, acc[i][c]);
     }
   }
 
-  // acc[r, 0 .. C*W) += sum_j weight[j, r] * v[j] for R query rows.
+  // acc[r, 0 .. C*W) += sum_j weight[j, r] * v[j] for R query rows, whose states are acc_row apart.
   template <int R, int C>
-  static void tile_values(const float* v, const float* weight, int n, int dim, float* acc) {
+  static void tile_values(Floats v, const float* weight, int n, float* acc, ptrdiff_t acc_row) {
     F a[R][C];
     EDGEQKV_UNROLL
     for (int r = 0; r < R; r++)
       EDGEQKV_UNROLL
-      for (int c = 0; c < C; c++) a[r][c] = V::load(acc + ptrdiff_t(r) * dim + c * W);
+      for (int c = 0; c < C; c++) a[r][c] = V::load(acc + r * acc_row + c * W);
     for (int j = 0; j < n; j++) {
       F x[C];
       EDGEQKV_UNROLL
-      for (int c = 0; c < C; c++) x[c] = V::load(v + ptrdiff_t(j) * dim + c * W);
+      for (int c = 0; c < C; c++) x[c] = V::load(v.x + j * v.stride + c * W);
       EDGEQKV_UNROLL
       for (int r = 0; r < R; r++) {
         F w = V::set1(weight[j * kBlockRows + r]);
@@ -87,98 +115,74 @@ struct Tiles {
     EDGEQKV_UNROLL
     for (int r = 0; r < R; r++)
       EDGEQKV_UNROLL
-      for (int c = 0; c < C; c++) V::store(acc + ptrdiff_t(r) * dim + c * W, a[r][c]);
+      for (int c = 0; c < C; c++) V::store(acc + r * acc_row + c * W, a[r][c]);
   }
 
   template <int R>
-  static void tile_values_rows(const float* v, const float* weight, int n, int dim, float* acc) {
+  static void tile_values_rows(Floats v, const float* weight, int n, int dim, float* acc, ptrdiff_t acc_row) {
     constexpr int C = V::kAccVecs;
     int d = 0;
-    for (; d + C * W <= dim; d += C * W) tile_values<R, C>(v + d, weight, n, dim, acc + d);
-    for (; d < dim; d += W) tile_values<R, 1>(v + d, weight, n, dim, acc + d);
+    for (; d + C * W <= dim; d += C * W) tile_values<R, C>({v.x + d, v.stride}, weight, n, acc + d, acc_row);
+    for (; d < dim; d += W) tile_values<R, 1>({v.x + d, v.stride}, weight, n, acc + d, acc_row);
   }
 
-  // acc[r] = keep[r] * acc[r] + sum_j weight[j, r] * v[j] over the rows that query row r sees, of a block from position `key`.
-  static void values(const edgeqkv_attention_args& a, const Item& item, const float* v, const float* weight, const float* keep,
-                     int key, int n) {
-    int dim = a.head_dim, r = 0;
-    while (r < item.n_row) {
-      float* acc = item.acc + ptrdiff_t(r) * dim;
+  // acc[r] = keep[r] * acc[r] + sum_j weight[j, r] * v[j] in `dim` channels, over the rows that query row r sees of a block of n
+  // from position `key`. The states are acc_row apart.
+  static void values(const edgeqkv_attention_args& a, const Item& item, Floats v, const float* weight, const float* keep, int key,
+                     int n, int dim, float* acc, ptrdiff_t acc_row) {
+    for (int r = 0, rows; r < item.n_row; r += rows, acc += rows * acc_row) {
       // A hidden row is not read, not even with weight 0: 0 * NaN would be NaN.
       int visible = seen(a, item, r) - key;
       bool whole = r + V::kAccRows <= item.n_row && visible >= n;
-      int rows = whole ? V::kAccRows : 1;
+      rows = whole ? V::kAccRows : 1;
       for (int i = 0; i < rows; i++)
         for (int d = 0; keep[r + i] != 1 && d < dim; d += W)
-          V::store(acc + ptrdiff_t(i) * dim + d, V::mul(V::load(acc + ptrdiff_t(i) * dim + d), V::set1(keep[r + i])));
+          V::store(acc + i * acc_row + d, V::mul(V::load(acc + i * acc_row + d), V::set1(keep[r + i])));
       if (whole)
-        tile_values_rows<V::kAccRows>(v, weight + r, n, dim, acc);
+        tile_values_rows<V::kAccRows>(v, weight + r, n, dim, acc, acc_row);
       else
-        tile_values_rows<1>(v, weight + r, visible < n ? visible : n, dim, acc);
-      r += rows;
+        tile_values_rows<1>(v, weight + r, visible < n ? visible : n, dim, acc, acc_row);
     }
   }
 
-  // Positions that query row r sees.
-  static int seen(const edgeqkv_attention_args& a, const Item& item, int r) {
-    return a.position + (item.row0 + r) / (a.n_head / a.n_kv_head) + 1;
-  }
-
-  static void attend(const edgeqkv_attention_args& a, const Item& item, Rows<T> k, Rows<T> v) {
-    if constexpr (kInt8 && V::kIntegerTile)
-      if (a.head_dim <= IntegerTile<V>::kMaxDim) return attend_as<true>(a, item, k, v);
-    attend_as<false>(a, item, k, v);
-  }
-
-  template <bool kIntegers>
-  static void attend_as(const edgeqkv_attention_args& a, const Item& item, Rows<T> k, Rows<T> v) {
-    int dim = a.head_dim, group = a.n_head / a.n_kv_head, n_vec = (item.n_row + W - 1) / W;
-    Tile tile;
-    tile.query = item.scratch;
-    tile.score = tile.query + aligned(size_t(dim) * kBlockRows);
-    tile.k = tile.score + size_t(kBlockKeys + V::kRows) * kBlockRows;
-    tile.v = tile.k + aligned(size_t(kBlockKeys) * size_t(dim));
-    [[maybe_unused]] Integers integers;
-    if constexpr (kIntegers) integers.place(tile.query, tile.k, tile.v + aligned(size_t(kBlockKeys) * size_t(dim)), dim);
+  static void attend(const edgeqkv_attention_args& a, const Item& item, const Cached<T>& cache) {
+    int n_vec = (item.n_row + W - 1) / W;
+    Arena arena(item.scratch);
+    Scratch s(arena, a);
     float keep[kBlockRows], max[kBlockRows], sum[kBlockRows];
     for (int r = 0; r < kBlockRows; r++) {
       max[r] = kNoScore;
       sum[r] = 0;
       if constexpr (kIntegers) {
-        integers.load_query(a, item, r);
+        s.integers.load_query(a, item, cache.key, r);
       } else {
-        if (r < item.n_row) load_query(a, item, r, tile.query + r, kBlockRows);
-        for (int d = 0; r >= item.n_row && d < dim; d++) tile.query[d * kBlockRows + r] = 0;
+        if (r < item.n_row) load_query(a, item, r, s.query + r, kBlockRows);
+        for (int d = 0; r >= item.n_row && d < a.key_dim; d++) s.query[d * kBlockRows + r] = 0;
       }
     }
     for (int key = item.key0; key < item.key1; key += kBlockKeys) {
       int n = item.key1 - key < kBlockKeys ? item.key1 - key : kBlockKeys;
-      const float* k_scale = kInt8 ? k.scale + key : nullptr;
-      const float* v_scale = kInt8 ? v.scale + key : nullptr;
-      const T *k_rows = k.x + ptrdiff_t(key) * dim, *v_rows = v.x + ptrdiff_t(key) * dim;
-      const float* widened = nullptr;
+      [[maybe_unused]] Floats rows = {};
       if constexpr (kIntegers) {
-        integers.scores(k_rows, k_scale, n, n_vec, dim, tile.score);
+        s.integers.scores(cache.key, key, n, n_vec, s.score);
       } else {
-        widened = widen(k_rows, n * dim, tile.k);
+        rows = widen(cache.row, key, n, s.k);
         int c = 0;
-        for (; c + 2 <= n_vec; c += 2) tile_scores<2>(tile.query + c * W, widened, k_scale, n, dim, tile.score + c * W);
-        for (; c < n_vec; c++) tile_scores<1>(tile.query + c * W, widened, k_scale, n, dim, tile.score + c * W);
+        for (; c + 2 <= n_vec; c += 2) tile_scores<2>(s.query + c * W, rows, n, a.key_dim, s.score + c * W);
+        for (; c < n_vec; c++) tile_scores<1>(s.query + c * W, rows, n, a.key_dim, s.score + c * W);
       }
       // Causal mask: the rows whose token comes before this key. Rows are ordered by token, so they are the first ones.
-      for (int j = 0; j < n; j++) {
-        int hidden = (key + j - a.position) * group - item.row0;
-        for (int r = 0; r < hidden && r < item.n_row; r++) tile.score[j * kBlockRows + r] = -__builtin_inff();
-      }
-      for (int c = 0; c < n_vec; c++) softmax(tile.score + c * W, v_scale, n, max + c * W, sum + c * W, keep + c * W);
+      const bool whole = seen(a, item, 0) >= key + n;
+      for (int j = 0; !whole && j < n; j++)
+        for (int r = 0; r < item.n_row && seen(a, item, r) <= key + j; r++) s.score[j * kBlockRows + r] = -__builtin_inff();
+      for (int c = 0; c < n_vec; c++) softmax(s.score + c * W, n, max + c * W, sum + c * W, keep + c * W);
 
-      if constexpr (kIntegers)
-        if (seen(a, item, 0) >= key + n && integers.round_tile(tile.score, n, item.n_row)) {
-          integers.values(v_rows, n, item.n_row, dim, keep, item.acc);
-          continue;
-        }
-      if (kIntegers || v.x != k.x) widened = widen(v_rows, n * dim, tile.v);
-      values(a, item, widened, tile.score, keep, key, n);
+      if constexpr (kIntegers) {
+        for (int p = 0; p < cache.value.n_part; p++) integer_values(a, item, cache.value, p, s, keep, key, n, whole);
+      } else {
+        Floats v = cache.one_tensor ? Floats{rows.x + a.value_start, rows.stride} : widen(cache.value, key, n, s.v);
+        values(a, item, v, s.score, keep, key, n, a.value_dim, item.acc, a.value_dim);
+      }
     }
     for (int r = 0; r < item.n_row; r++) {
       item.max[r] = max[r];
@@ -186,14 +190,26 @@ struct Tiles {
     }
   }
 
+  // One part of the values. `whole`: every query row sees all n rows.
+  static void integer_values(const edgeqkv_attention_args& a, const Item& item, const Slice<T>& value, int p, Scratch& s,
+                             const float* keep, int key, int n, bool whole) {
+    const Part& part = value.part[p];
+    if (whole && s.integers.round_tile(s.score, part.scale + key, n, item.n_row))
+      return s.integers.values(value, part, key, n, item.n_row, keep, item.acc);
+    Slice<T> only = value;
+    only.x += part.begin, only.dim = part.dim, only.n_part = 1;
+    only.part[0] = {0, part.dim, part.scale};
+    values(a, item, widen(only, key, n, s.v), s.score, keep, key, n, part.dim, item.acc + part.begin, a.value_dim);
+  }
+
   // One vector of query rows: scores of n positions become weights, in place; `keep` is what the state so far is scaled by.
-  static void softmax(float* score, const float* v_scale, int n, float* max, float* sum, float* keep) {
+  static void softmax(float* score, int n, float* max, float* sum, float* keep) {
     F old_max = V::load(max), new_max = old_max, total = V::set1(0);
     for (int j = 0; j < n; j++) new_max = V::max(V::load(score + j * kBlockRows), new_max);
     for (int j = 0; j < n; j++) {
       F p = exp2<V>(V::sub(V::load(score + j * kBlockRows), new_max));
       total = V::add(total, p);
-      V::store(score + j * kBlockRows, v_scale ? V::mul(p, V::set1(v_scale[j])) : p);
+      V::store(score + j * kBlockRows, p);
     }
     F factor = exp2<V>(V::sub(old_max, new_max));
     V::store(keep, factor);

@@ -3,11 +3,10 @@
 // V holds V::W floats and offers: load(const float* | const uint16_t* fp16 | const int8_t*) -> F, store, store_fp16, set1,
 // add, sub, mul, div, fma(a, b, c) = a * b + c, max, abs, round (half to even), pow2 (2^n of an integral n >= -127, with
 // 2^-127 taken as 0), sums(F[W]) -> F whose lane i is the sum of its i-th argument, and the block shapes kRows, kAccRows,
-// kAccVecs that fit its registers. max(a, b) is b when either is NaN. V also has the sums over int8 rows in integers, with
-// either its own rounding of the weights or store_words for round_weights:
+// kAccVecs that fit its registers. max(a, b) is b when either is NaN. V also has the sums over int8 rows in integers:
 //   store_words(int16_t*, F)                rounds to 16-bit integers
 //   pack(integers, dim, packed)             lays out a query of 16-bit integers
-//   dot_rows(packed, k, dim) -> F           lane i = query . k[i] for W rows
+//   dot_rows(packed, k, stride, dim) -> F   lane i = query . k[i] for W rows
 //   PackedWeights, pack_weights, add_values acc[d] += sum_j weight[j] * v[j, d], weights of 16 bits unless unit is 0
 //   kIntegerTile                            integer_tile.h's operations too
 //
@@ -17,7 +16,9 @@
 
 #include <cstring>
 
+#include "arena.h"
 #include "path.h"
+#include "rows.h"
 
 // Before a loop over an array of registers: left as a loop, the array would live in memory.
 #if defined(__clang__)
@@ -32,15 +33,6 @@ namespace {
 using fp16 = uint16_t;
 
 constexpr int kBlockKeys = 64;  // cached rows of one block: they stay in L1 between the score and the value
-
-constexpr size_t aligned(size_t n_float) { return (n_float + 15) & ~size_t(15); }
-
-// One tensor of the cache, as one KV head sees it. `scale` is null but for int8.
-template <class T>
-struct Rows {
-  const T* x;
-  const float* scale;
-};
 
 // 2^x for x <= 0. Polynomial of Cephes' exp2f on [-0.5, 0.5], relative error below 2e-7; below 2^-126.5 it is 0.
 template <class V>
@@ -97,33 +89,52 @@ typename V::F scaled(typename V::F x, const float* scale, int j, int n) {
   return V::mul(x, V::load(lanes));
 }
 
+// Positions that query row r of the item sees.
+int seen(const edgeqkv_attention_args& a, const Item& item, int r) {
+  return a.position + (item.row0 + r) / (a.n_head / a.n_kv_head) + 1;
+}
+
 // Query row r of the item, times the score scale and log2(e), to x[0], x[stride], ...
 void load_query(const edgeqkv_attention_args& a, const Item& item, int r, float* x, int stride) {
   int group = a.n_head / a.n_kv_head, row = item.row0 + r, head = item.kv_head * group + row % group;
-  const float* q = a.q + (size_t(row / group) * size_t(a.n_head) + size_t(head)) * size_t(a.head_dim);
+  const float* q = a.q + (size_t(row / group) * size_t(a.n_head) + size_t(head)) * size_t(a.key_dim);
   float factor = a.scale * 1.44269504f;
-  for (int d = 0; d < a.head_dim; d++) x[d * stride] = q[d] * factor;
+  for (int d = 0; d < a.key_dim; d++) x[d * stride] = q[d] * factor;
 }
 
 // The largest of 16-bit integers that stand for floats. As two bytes, 256 * high + low, it fits -127 .. 127 twice.
 constexpr int kLargestInteger = 127 * 256;
 
-// x ~ unit * integers with |integers| <= kLargestInteger: an error below max|x| / 65024 each. Returns the unit. With a NaN or an
-// infinity in x the unit is NaN and the integers are zeros.
+// x ~ unit * integers with |integers| <= kLargestInteger: an error below max|x| / 65024 each, a 256th of the error that int8
+// carries. Returns the unit. With a NaN or an infinity in x the unit is NaN and the integers are zeros.
+template <class V>
 float round_query(const float* x, int dim, int16_t* integers) {
-  float largest = 0, poison = 0;
-  for (int d = 0; d < dim; d++) {
-    float m = x[d] < 0 ? -x[d] : x[d];
-    largest = m > largest ? m : largest;
-    poison += x[d] - x[d];
+  using F = typename V::F;
+  F largest = V::set1(0), poison = V::set1(0), zero = V::set1(0), low = V::set1(-kLargestInteger);
+  for (int d = 0; d < dim; d += V::W) {
+    F y = V::load(x + d);
+    largest = V::max(V::abs(y), largest);
+    poison = V::add(poison, V::sub(y, y));  // 0 while all is finite, then NaN
   }
-  float unit = largest / kLargestInteger + poison;
-  for (int d = 0; d < dim; d++) {
-    float y = unit > 0 ? x[d] / unit : 0.0f;
-    y = y > kLargestInteger ? kLargestInteger : y < -kLargestInteger ? -kLargestInteger : y;
-    integers[d] = int16_t(y < 0 ? y - 0.5f : y + 0.5f);
+  float unit = max_lanes<V>(largest) / kLargestInteger + sum_lanes<V>(poison);
+  for (int d = 0; d < dim; d += V::W) {
+    F y = unit > 0 ? V::div(V::load(x + d), V::set1(unit)) : zero;
+    y = V::max(y, low);
+    V::store_words(integers + d, V::sub(zero, V::max(V::sub(zero, y), low)));  // a denormal unit is a coarse one
   }
   return unit;
+}
+
+// Floats of V's layout of a packed query: [0] its unit, [16 ..] the integers, which take no more than its floats did.
+constexpr size_t packed_floats(int dim) { return 16 + (size_t(dim) + 15) / 16 * 16; }
+
+// W rows from `rows` on: in place, or where only n are left, copied to `padded` with zeros after them.
+template <int W, class T>
+const T* whole_rows(const T* rows, ptrdiff_t stride, int n, T* padded) {
+  if (n >= W) return rows;
+  std::memset(static_cast<void*>(padded), 0, sizeof(T) * size_t(W) * size_t(stride));
+  std::memcpy(static_cast<void*>(padded), rows, sizeof(T) * size_t(n) * size_t(stride));
+  return padded;
 }
 
 // The softmax weights of a block as integers: weight ~ unit * word, an error of at most max weight / 65024 each. unit 0: not

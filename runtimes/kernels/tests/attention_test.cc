@@ -1,14 +1,17 @@
 // Every path against float64 attention, over shapes, depths and dtypes.
 //
 // The int8 bound. Let k' = k + e be the stored key, |e_d| <= s/2 = max|k|/254 (half a step; the header's rule), and
-// c = 1/sqrt(head_dim). A score moves by at most Delta = c |q|_1 max|k| / 254, over all keys of the row. Weights are
+// c = 1/sqrt(key_dim). A score moves by at most Delta = c |q|_1 max|k| / 254, over all keys of the row. Where a row has two
+// scales, each slice of the key moves it by its own c |q|_1 s/2, and Delta is their sum. max|k| and s are of all that the scale
+// is made from, which may be more than the key. Weights are
 // p_j = exp(s_j) / sum exp(s_i), so p'_j / p_j lies within exp(-2 Delta) .. exp(2 Delta): |p'_j - p_j| <= (exp(2 Delta) - 1) p_j.
 // With |v' - v| <= max|v|/254 and sum p'_j = 1:
 //   |out' - out| <= sum |p'_j - p_j| |v_j| + sum p'_j |v'_j - v_j| <= (exp(2 Delta) - 1) sum p_j |v_j| + max|v| / 254.
 // That is against k and v themselves. Against what the cache holds only arithmetic is left, plus, on the paths with integer
-// integer sums (all but scalar), the query's 16 bits: |q' - q| <= max|q| / 65024, so Delta_q = c |k'|_1 max|q| / 65024 in the
-// same formula; and the weights': each w_j = p_j scale_j is off by max w / 65024 at most (AVX-512: 131070), the values being
-// integers i_j: |out' - out| <= max w / 65024 * sum |i_j|.
+// sums (all but scalar), the query's 16 bits: |q' - q| <= max|q| / 65024 in each slice with its own scale, so Delta_q =
+// c |k'|_1 max|q| / 65024, summed over the slices, in the same formula; and the weights': each w_j = p_j scale_j, with the scale
+// of the channel, is off by max w / 65024 at most (AVX-512: 131070), the values being integers i_j:
+// |out' - out| <= max w / 65024 * sum |i_j|.
 #include <cstdlib>
 
 #include "problem.h"
@@ -53,8 +56,8 @@ void check_out(const Problem& p, const Result& r, int isa, const Reference& exac
   }
 }
 
-double element(const Problem& p, const std::vector<uint8_t>& cache, size_t row, int d) {
-  size_t i = row * size_t(p.head_dim) + size_t(d);
+double element(const Problem& p, const Tensor& t, const std::vector<uint8_t>& cache, size_t row, int d) {
+  size_t i = row * size_t(t.dim) + size_t(d);
   if (p.dtype == EDGEQKV_INT8) return reinterpret_cast<const int8_t*>(cache.data())[i];
   if (p.dtype == EDGEQKV_FP32) {
     float x;
@@ -71,25 +74,25 @@ double element(const Problem& p, const std::vector<uint8_t>& cache, size_t row, 
 }
 
 // The written rows hold exactly what the header says, the rows after them are untouched.
-void check_cache(const Problem& p, int isa, const std::vector<float>& x, const std::vector<uint8_t>& cache,
-                 const std::vector<float>& scales) {
+void check_cache(const Problem& p, int isa, const Tensor& t, const std::vector<uint8_t>& cache, const std::vector<float>& scales) {
   const char* path = edgeqkv_attention_isa_name(isa);
-  size_t row_bytes = size_t(p.head_dim) * element_bytes(p.dtype);
+  size_t row_bytes = size_t(t.dim) * element_bytes(p.dtype);
   for (int g = 0; g < p.n_kv_head; g++) {
-    for (int j = 0; j < p.depth + p.n_token; j++) {
-      float scale = -1;
-      for (int d = 0; d < p.head_dim; d++) {
-        double want = stored(p.dtype, &x[p.kv_index(j, g, 0)], p.head_dim, d, &scale);
-        double got = element(p, cache, p.cache_index(g, j), d);
+    for (int j = 0; j < p.depth + p.n_token; j++)
+      for (int d = 0; d < t.dim; d++) {
+        float scale = -1;
+        double want = stored(t, p.dtype, t.row(j, g), d, &scale);
+        double got = element(p, t, cache, p.cache_index(g, j), d);
         CHECK(got == want, "head %d position %d dim %d: %g, want %g, %s, %s", g, j, d, got, want, path, p.name().c_str());
+        CHECK(scales[p.scale_index(t, g, j, d)] == scale, "head %d position %d, %s, %s", g, j, path, p.name().c_str());
       }
-      CHECK(scales[p.cache_index(g, j)] == scale, "head %d position %d, %s, %s", g, j, path, p.name().c_str());
-    }
     for (int j = p.depth + p.n_token; j < p.capacity; j++) {
       for (size_t b = 0; b < row_bytes; b++)
         CHECK(cache[p.cache_index(g, j) * row_bytes + b] == kUntouched, "head %d position %d written, %s, %s", g, j, path,
               p.name().c_str());
-      CHECK(scales[p.cache_index(g, j)] == -1, "scale of head %d position %d written, %s, %s", g, j, path, p.name().c_str());
+      for (int d : {0, t.dim - 1})
+        CHECK(scales[p.scale_index(t, g, j, d)] == -1, "scale of head %d position %d written, %s, %s", g, j, path,
+              p.name().c_str());
     }
   }
 }
@@ -111,8 +114,8 @@ void check(const Problem& p) {
     Result r = run(p, isa);
     CHECK(r.error == EDGEQKV_OK, "error %d, %s", r.error, p.name().c_str());
     check_out(p, r, isa, exact, rounded);
-    check_cache(p, isa, p.k, r.k_cache, r.k_scale);
-    if (p.separate_v) check_cache(p, isa, p.v, r.v_cache, r.v_scale);
+    check_cache(p, isa, p.keys(), r.k_cache, r.k_scale);
+    if (p.separate_v) check_cache(p, isa, p.values(), r.v_cache, r.v_scale);
   }
 }
 
@@ -140,6 +143,33 @@ int main() {
       for (int dim : {8, 40, 56, 72, 120, 520})
         for (int depth : {4, 65, 130}) check(random_problem(5 + 2 * (depth % 7), 1, dim, 140, depth, 1, dtype, separate_v, seed++));
     }
+  // Rows with slices. MLA has one KV head, its own softmax scale, and one or two scales a row.
+  struct Sliced {
+    int n_head, n_kv_head;
+    Row row;
+    bool separate_v;
+  };
+  const Sliced sliced[] = {
+      {16, 1, {576, 576, 0, 512, 512}, false}, {16, 1, {576, 576, 0, 512}, false},   // MLA, 512 + 64
+      {40, 1, {288, 288, 0, 256, 256}, false}, {40, 1, {288, 288, 0, 256}, false},   // MLA, 256 + 32
+      {7, 1, {72, 72, 0, 56, 56}, false},      {7, 1, {72, 72, 0, 56}, false},       // small and odd
+      {20, 1, {48, 48, 0, 32, 32}, false},     {2, 1, {1040, 1040, 0, 1024, 1024}, false},
+      {6, 2, {80, 64, 16, 64}, false},         {6, 2, {72, 64, 8, 64}, false},       // value from before the rotation
+      {36, 2, {96, 64, 32, 64, 48}, false},    {18, 1, {48, 32, 16, 32, 32}, false}, // a scale that changes in both slices
+      {3, 3, {64, 24, 40, 16, 8}, false},      {20, 1, {64, 16, 16, 48, 32}, false}, // slices apart; a key under one scale
+      {4, 4, {192, 192, 0, 128}, true},        {20, 1, {192, 192, 0, 128}, true},    // MLA expanded; the same as MQA
+      {6, 2, {24, 24, 0, 40}, true},           {34, 2, {32, 32, 0, 80}, true},
+  };
+  for (int dtype : dtypes)
+    for (const Sliced& s : sliced)
+      for (auto [depth, n_token] : {std::array<int, 2>{70, 1}, {131, 1}, {0, 9}, {64, 3}}) {
+        Problem p = random_problem(s.n_head, s.n_kv_head, s.row, 140, depth, n_token, dtype, s.separate_v, seed++);
+        if (depth % 2) p.scale = 0.1f;
+        if (s.row.scale_split > 0)  // the two slices differ in size, as a latent and its rotary part do
+          for (size_t i = 0; i < p.k.size(); i++)
+            if (int(i % size_t(s.row.row_dim)) >= s.row.scale_split) p.k[i] *= 0.25f;
+        check(p);
+      }
   std::printf("%d of %d problems\n", checked, problems);
   std::printf("largest relative errors: fp32 %.2g, fp16 %.2g, int8 %.2g (of k and v as given)\n", worst_fp32, worst_fp16, worst_int8);
   return finish("attention against float64");

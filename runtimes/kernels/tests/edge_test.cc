@@ -1,4 +1,6 @@
 // Errors, threads, decode against prefill, and values that break careless softmax.
+#include <tuple>
+
 #include "problem.h"
 
 namespace {
@@ -28,8 +30,27 @@ void check_errors() {
   expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.n_head = 3; });
   expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.n_head = 0; });
   expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.n_kv_head = 0; });
-  expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.head_dim = 12; });
-  expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.head_dim = 1032; });
+  expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.size = 0; });
+  expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.size += 8; });
+  auto one = [](A a) { a.v = nullptr; };  // a row of 32 channels, key and value slices of it
+  expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.row_dim = a.key_dim = 12; });
+  expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.row_dim = a.key_dim = 2056; });
+  expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.row_dim = a.key_dim = 0; });
+  expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.value_dim = 0; });
+  expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.value_dim = 2056; });
+  expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.key_dim = 24; });  // with v, the key is the row of k
+  expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.value_start = 8; });
+  expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.scale_split = 16; });
+  expect(EDGEQKV_OK, [&](A a) { one(a), a.key_dim = 24, a.value_start = 16, a.value_dim = 16; });
+  expect(EDGEQKV_BAD_ARGUMENT, [&](A a) { one(a), a.key_dim = 40; });
+  expect(EDGEQKV_BAD_ARGUMENT, [&](A a) { one(a), a.key_dim = 20; });
+  expect(EDGEQKV_BAD_ARGUMENT, [&](A a) { one(a), a.value_start = -8; });
+  expect(EDGEQKV_BAD_ARGUMENT, [&](A a) { one(a), a.value_start = 4, a.value_dim = 16; });
+  expect(EDGEQKV_BAD_ARGUMENT, [&](A a) { one(a), a.value_start = 24, a.value_dim = 16; });
+  expect(EDGEQKV_BAD_ARGUMENT, [&](A a) { one(a), a.value_start = INT32_MAX - 7; });
+  expect(EDGEQKV_BAD_ARGUMENT, [&](A a) { one(a), a.scale_split = 32; });
+  expect(EDGEQKV_BAD_ARGUMENT, [&](A a) { one(a), a.scale_split = -8; });
+  expect(EDGEQKV_BAD_ARGUMENT, [&](A a) { one(a), a.scale_split = 20; });
   expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.capacity = 0; });
   expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.dtype = 3; });
   expect(EDGEQKV_BAD_ARGUMENT, [](A a) { a.q = nullptr; });
@@ -64,10 +85,16 @@ double difference(const std::vector<float>& a, const std::vector<float>& b) {
 // results are within 1e-5 of the truth (attention_test.cc), and so of each other. Over int8 each block's weights are also rounded
 // to steps of its own largest one.
 void check_threads(int isa) {
+  struct Case {
+    int n_head, n_kv_head, depth, n_token;
+    Row row = 32;
+  };
+  const Row latent = {48, 48, 0, 32, 32}, unturned = {48, 32, 16, 32};
+  const Case cases[] = {{4, 4, 300, 1}, {1, 1, 5000, 1},          {20, 1, 1500, 1},        {3, 3, 4500, 1}, {2, 1, 900, 50},
+                        {2, 2, 0, 90},  {20, 1, 1500, 1, latent}, {2, 1, 900, 50, latent}, {3, 3, 4500, 1, unturned}};
   for (int dtype : kDtypes)
-    for (auto [n_head, n_kv_head, depth, n_token] : {std::array<int, 4>{4, 4, 300, 1}, {1, 1, 2100, 1}, {20, 1, 1500, 1},
-                                                     {3, 3, 1000, 1}, {2, 1, 900, 50}, {2, 2, 0, 90}}) {
-      Problem p = random_problem(n_head, n_kv_head, 32, depth + n_token, depth, n_token, dtype, false, 7);
+    for (const auto& [n_head, n_kv_head, depth, n_token, row] : cases) {
+      Problem p = random_problem(n_head, n_kv_head, row, depth + n_token, depth, n_token, dtype, false, 7);
       Result serial = run(p, isa);
       double limit = 1e-5;
       if (dtype == EDGEQKV_INT8) {
@@ -78,8 +105,9 @@ void check_threads(int isa) {
       }
       for (int threads : {2, 5}) {
         Result r = run(p, isa, threads);
-        int blocks = n_kv_head * ((n_token * (n_head / n_kv_head) + 31) / 32);
-        bool same = blocks >= 2 * threads || depth + n_token < 2 * 256;
+        int rows = n_token * (n_head / n_kv_head), blocks = n_kv_head * ((rows + 31) / 32);
+        int products = (depth + n_token) * std::min(rows, 32) * (row.key_dim + row.value_dim);
+        bool same = blocks >= 2 * threads || products < 2 << 17;
         CHECK(r.error == EDGEQKV_OK && difference(serial.out, r.out) <= (same ? 0 : limit), "%g with %d threads, %s, %s",
               difference(serial.out, r.out), threads, edgeqkv_attention_isa_name(isa), p.name().c_str());
         CHECK(serial.k_cache == r.k_cache && serial.k_scale == r.k_scale, "cache, %s", p.name().c_str());
@@ -90,16 +118,17 @@ void check_threads(int isa) {
 // One prefill of all positions gives what decode gives at each of them.
 void check_decode_is_prefill(int isa) {
   for (int dtype : kDtypes)
-    for (auto [n_head, n_kv_head] : {std::array<int, 2>{2, 2}, {20, 1}, {6, 2}}) {
-      Problem all = random_problem(n_head, n_kv_head, 48, 80, 0, 80, dtype, false, 11);
+    for (const auto& [n_head, n_kv_head, row] : {std::tuple<int, int, Row>{2, 2, 48}, {20, 1, 48}, {6, 2, 48},
+                                                {20, 1, {80, 80, 0, 64, 64}}, {6, 2, {64, 48, 16, 48}}}) {
+      Problem all = random_problem(n_head, n_kv_head, row, 80, 0, 80, dtype, false, 11);
       Result prefill = run(all, isa);
-      size_t n = size_t(n_head) * 48;
+      ptrdiff_t n_in = n_head * row.key_dim, n_out = n_head * row.value_dim;
       for (int t : {0, 1, 31, 40, 79}) {
         Problem one = all;
         one.depth = t, one.n_token = 1;
-        one.q.assign(all.q.begin() + ptrdiff_t(n) * t, all.q.begin() + ptrdiff_t(n) * (t + 1));
+        one.q.assign(all.q.begin() + n_in * t, all.q.begin() + n_in * (t + 1));
         Result decode = run(one, isa);
-        std::vector<float> same(prefill.out.begin() + ptrdiff_t(n) * t, prefill.out.begin() + ptrdiff_t(n) * (t + 1));
+        std::vector<float> same(prefill.out.begin() + n_out * t, prefill.out.begin() + n_out * (t + 1));
         // The integer dot products round a decoded query to 16 bits, which a prefilled one is not.
         double limit = dtype == EDGEQKV_INT8 ? 1e-4 : 1e-6;
         CHECK(difference(same, decode.out) <= limit, "%g at %d, %s, %s", difference(same, decode.out), t,
@@ -133,6 +162,20 @@ void check_nan(int isa) {
         CHECK(std::isnan(r.out[0]) && !std::isnan(r.out[32]), "query %g gives %g and %g, %s, %s", bad, r.out[0], r.out[32],
               edgeqkv_attention_isa_name(isa), p.name().c_str());
       }
+}
+
+// A row's two int8 scales keep a NaN apart: in the rotary part it reaches the score and so everything, in a slice that is only
+// value it reaches those channels alone.
+void check_nan_of_a_slice(int isa) {
+  for (int n_head : {2, 20})
+    for (auto [bad, first_nan] : {std::array<int, 2>{0, 0}, {40, 16}}) {  // a channel of key and value, one of the value alone
+      Problem p = random_problem(n_head, 1, {48, 32, 16, 32, 32}, 80, 70, 1, EDGEQKV_INT8, false, 19);
+      p.k[p.kv_index(30, 0, bad)] = NAN;
+      Result r = run(p, isa);
+      for (int d = 0; d < 32; d++)
+        CHECK(std::isnan(r.out[size_t(d)]) == (d >= first_nan), "channel %d is %g, %s, %s", d, r.out[size_t(d)],
+              edgeqkv_attention_isa_name(isa), p.name().c_str());
+    }
 }
 
 void check_extremes(int isa) {
@@ -195,6 +238,7 @@ int main() {
     check_threads(isa);
     check_decode_is_prefill(isa);
     check_nan(isa);
+    check_nan_of_a_slice(isa);
     check_extremes(isa);
   }
   return finish("edge cases");

@@ -1,0 +1,54 @@
+"""How a run is measured: at which depths, how often, with how many threads."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from edgeqkv.errors import EdgeQKVError
+from edgeqkv.strict import Strict
+
+WARM_UP_STEPS = 2  # tokens that are decoded before each measured series, and not counted
+LONGEST_COOL_DOWN = 3600.0  # seconds
+Filling = Literal["prefill", "zeros"]
+Positive = Annotated[int, Meta(ge=1, le=2**31)]
+
+
+class Plan(Strict, frozen=True, kw_only=True):
+    """``depths`` are ascending; ``prompt`` is the length behind the time to first token, and of a prefill ending at a depth.
+
+    ``filled`` says how a depth is reached: "prefill" computes every row from tokens; "zeros" writes rows of zeros, which is
+    quick at any depth, and attention does the same work whatever a row holds. ``warm_up_steps`` tokens are decoded before
+    ``steps`` are measured, at each depth in each of ``rounds``.
+    """
+
+    depths: tuple[Positive, ...]
+    threads: Positive
+    prompt: Positive
+    warm_up_steps: Annotated[int, Meta(ge=0, le=2**31)]
+    steps: Positive
+    rounds: Positive
+    cool_down_s: Annotated[float, Meta(ge=0, le=LONGEST_COOL_DOWN)]
+    filled: Filling
+
+
+def default_depths(capacity: int, steps: int) -> tuple[int, ...]:
+    """A quarter, a half and all of a cache, as far as ``steps`` measured tokens leave room."""
+    return tuple(sorted({max(WARM_UP_STEPS, capacity * i // 4 - steps) for i in (1, 2, 4)}))
+
+
+def check_plan(plan: Plan, capacity: int) -> None:
+    """Refuse a plan that makes no sense, or does not fit a cache of ``capacity`` positions."""
+    first, last = plan.depths[0], plan.depths[-1]
+    if first < plan.warm_up_steps:
+        raise EdgeQKVError(f"depth {first} is too small: {plan.warm_up_steps} warm-up tokens come before it")
+    if last + plan.steps > capacity:
+        raise EdgeQKVError(
+            f"depth {last} and {plan.steps} measured steps do not fit a cache of {capacity} positions; "
+            "lower --depths or --steps"
+        )
+    if plan.rounds < 1 or plan.steps < 1 or plan.prompt < 1:
+        raise EdgeQKVError("rounds, steps and prompt must be at least 1")
+    if plan.threads < 1:
+        raise EdgeQKVError(f"threads must be at least 1, found {plan.threads}")
+    if not 0 <= plan.cool_down_s <= LONGEST_COOL_DOWN:
+        raise EdgeQKVError(f"the cool-down is between 0 and {LONGEST_COOL_DOWN:g} seconds, found {plan.cool_down_s:g}")

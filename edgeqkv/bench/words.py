@@ -1,0 +1,51 @@
+"""What records are called where people read them."""
+
+from collections.abc import Sequence
+
+from edgeqkv.bench.record import Record
+from edgeqkv.targets import targets
+
+
+def runtime_title(name: str) -> str:
+    """A runtime's name as people write it."""
+    target = targets().get(name)
+    return target.title if target else name
+
+
+def name(record: Record) -> str:
+    """The subject of a record, as short as it can be told from the others."""
+    s = record.subject
+    return f"{s.variant}, {s.weights} / {s.cache}, {s.runtime} {s.kernel}"
+
+
+def machine(record: Record) -> str:
+    """The device in a few words."""
+    e = record.environment
+    return e.model if e.model and e.soc else e.cpu or e.model or e.machine or "an unknown machine"
+
+
+def runtimes(run: Sequence[Record]) -> str:
+    """Every runtime that was measured, with its version."""
+    return ", ".join(dict.fromkeys(f"{runtime_title(r.subject.runtime)} {r.subject.runtime_version}" for r in run))
+
+
+def runs(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of each interleaved run together: only those are compared."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.run, []).append(record)
+    return list(found.values())
+
+
+def notes(run: Sequence[Record]) -> list[str]:
+    """What a reader has to know before the numbers."""
+    out, plan = [], run[0].plan
+    if any(record.throttled for record in run):
+        out.append("the machine throttled during this run; cool it and measure again with --resume --again-throttled")
+    if any(record.rounds_done < record.plan.rounds for record in run if not record.environment.emulated):
+        out.append(f"interrupted after {run[0].rounds_done} of {plan.rounds} rounds; --resume goes on")
+    if any(record.subject.baseline == "random weights" for record in run):
+        out.append("the baseline has random weights: it shows memory and speed, not quality")
+    if any(record.plan.filled == "zeros" for record in run):
+        out.append("depths were filled with rows of zeros instead of a prompt's")
+    return out

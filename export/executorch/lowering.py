@@ -1,0 +1,140 @@
+"""From weights to a program: how each is stored, the module that torch.export takes, what XNNPACK takes, the memory plan."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import executorch.exir as exir
+import numpy as np
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir.passes import MemoryPlanningPass
+from torch import Tensor
+
+from edgeqkv.cache import CacheLayout, identifier
+from edgeqkv.config import ModelConfig, Rotary
+from edgeqkv.decoder import decoder
+from edgeqkv.eager import turn_tables
+from edgeqkv.errors import CheckFailed
+from edgeqkv.export.executorch.verbs import COSINES, PADDING_BIAS, SINES, ExecutorchVerbs, Int8Rows, StockVerbs
+from edgeqkv.manifest import Kernel
+from edgeqkv.weights import Formats, Plain, RowInt8, WeightFormat
+
+METHODS = ("prefill", "decode")
+# What XNNPACK must not leave to ExecuTorch's own operators, which would be slow.
+NOT_DELEGATED = ("linear", "addmm", "mm", "bmm", "dequantize_per_channel", "choose_qparams_per_token_asymmetric")
+HEAD_BLOCK = 16  # our head_linear takes rows of a multiple of it
+
+
+def weight_formats(scheme: str) -> Formats:
+    """How each weight is stored. With "int8": all matrices, in rows, but the positions, which are added, not multiplied, and
+    MLA's products where our operator does not take their rows."""
+
+    def choose(name: str, shape: tuple[int, ...]) -> WeightFormat:
+        matrix = len(shape) == 2 and name != "wpe.weight"
+        products = len(shape) == 3 and shape[2] % HEAD_BLOCK == 0
+        return RowInt8() if scheme == "int8" and (matrix or products) else Plain("float32")
+
+    return choose
+
+
+def stored_weights(
+    config: ModelConfig, weights: Mapping[str, np.ndarray], formats: Formats, capacity: int
+) -> dict[str, Tensor | Int8Rows]:
+    """The weights as the program holds them, and its other constants. A floating-point product for each head is transposed,
+    [n_head, in, out], as bmm takes it.
+
+    Where there are padding ids the head gets a bias, 0 and for them -inf: any other way to -inf plans the logits twice.
+    """
+    out: dict[str, Tensor | Int8Rows] = {}
+    if config.token_count < config.vocab_size:
+        bias = torch.zeros(config.vocab_size)
+        bias[config.token_count :] = float("-inf")
+        out[PADDING_BIAS] = bias
+    if isinstance(config.positions, Rotary):
+        out[COSINES], out[SINES] = turn_tables(config.positions, capacity)
+    for name in weights:
+        array = weights[name]
+        stored = formats(name, array.shape)
+        if isinstance(stored, RowInt8):
+            values, scale = map(torch.from_numpy, stored.quantize(array))
+            out[name] = Int8Rows(values, scale[:, 0] if scale.dim() == 2 else scale)
+        else:
+            tensor = torch.from_numpy(array.astype(np.float32))
+            out[name] = tensor.transpose(1, 2).contiguous() if tensor.dim() == 3 else tensor
+    return out
+
+
+class Decoder(torch.nn.Module):
+    """The decoder as the module that torch.export takes: weights and cache are its buffers."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor | Int8Rows],
+        layout: CacheLayout,
+        verbs: type[ExecutorchVerbs],
+    ) -> None:
+        super().__init__()
+        self.config, self.layout, self.verbs = config, layout, verbs
+        self.weight_names = tuple(weights)
+        for name, stored in weights.items():
+            if isinstance(stored, Int8Rows):
+                self.add_module(identifier(name), stored)
+            else:
+                self.register_buffer(identifier(name), stored)
+        for buffer in layout.buffers:
+            self.register_buffer(identifier(buffer.name), torch.zeros(buffer.shape, dtype=getattr(torch, buffer.dtype)))
+
+    def forward(self, ids: Tensor, position: Tensor, count: Tensor | None = None) -> Tensor:
+        weights = {name: getattr(self, identifier(name)) for name in self.weight_names}
+        buffers = {buffer.name: getattr(self, identifier(buffer.name)) for buffer in self.layout.buffers}
+        verbs = self.verbs(self.config, weights, self.layout, buffers, position, count)
+        # As the head gives them: any other shape is a copy, which is planned.
+        return cast(Tensor, decoder(verbs, self.config, ids))
+
+
+def lower(
+    config: ModelConfig, weights: Mapping[str, np.ndarray], layout: CacheLayout, formats: Formats, chunk: int, kernel: Kernel
+) -> Any:
+    """Both methods lowered to XNNPACK, as ExecuTorch's edge program manager: what is left of each graph is to be seen there.
+
+    Raises :class:`CheckFailed` when XNNPACK has left a linear to ExecuTorch's own slow operators.
+    """
+    verbs = ExecutorchVerbs if kernel == "fused" else StockVerbs
+    module = Decoder(config, stored_weights(config, weights, formats, layout.capacity), layout, verbs).eval()
+    ids = torch.zeros(1, chunk, dtype=torch.int64)
+    # Two tensors: torch.export takes one that is passed twice for one input, and then both are the first.
+    position, count = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+    with torch.no_grad():
+        graphs = {
+            "prefill": torch.export.export(module, (ids, position, count), strict=False),
+            "decode": torch.export.export(module, (ids[:, :1], position), strict=False),
+        }
+        # Its check of the graph knows no operators but PyTorch's own.
+        options = exir.EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
+        lowered = exir.to_edge_transform_and_lower(graphs, partitioner=[XnnpackPartitioner()], compile_config=options)
+    for method in METHODS:
+        for node in lowered.exported_program(method).graph.nodes:
+            operator = getattr(node.target, "__name__", str(node.target))
+            if node.op == "call_function" and set(operator.split(".")) & set(NOT_DELEGATED):
+                raise CheckFailed(f"XNNPACK did not take {operator} in {method}, so that the program would be slow")
+    return lowered
+
+
+def to_program(lowered: Any, layout: CacheLayout, room: int) -> tuple[bytes, dict[str, int]]:
+    """The .pte file, and the bytes that each method plans: checked to be the cache and little else.
+
+    Inputs and logits are the caller's memory, so that they are in no plan. Raises :class:`CheckFailed` when decode plans more
+    than ``room`` bytes beside the cache: then something in the graph has copied it.
+    """
+    planning = MemoryPlanningPass(share_mutable_buffers=True, alloc_graph_input=False, alloc_graph_output=False)
+    config = exir.ExecutorchBackendConfig(memory_planning_pass=planning, emit_mutable_buffer_names=True)
+    program = lowered.to_executorch(config)
+    plans = {plan.name: plan for plan in program.executorch_program.execution_plan}
+    arenas = {name: sum(plans[name].non_const_buffer_sizes) for name in METHODS}
+    if not layout.bytes <= arenas["decode"] <= layout.bytes + room:
+        raise CheckFailed(
+            f"decode plans {arenas['decode']:,} bytes for a cache of {layout.bytes:,}, and may take {room:,} more: "
+            "the cache is not updated in place"
+        )
+    return bytes(program.buffer), arenas

@@ -1,0 +1,1 @@
+"""ONNX: two graphs of one model, over one weight file."""

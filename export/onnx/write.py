@@ -1,0 +1,144 @@
+"""From a model to the ONNX artifacts of a bundle."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeqkv.cache import CacheLayout, cache_layout
+from edgeqkv.config import ModelConfig
+from edgeqkv.decoder import decoder
+from edgeqkv.errors import require
+from edgeqkv.export.onnx.attention import CACHED_ATTENTION, Attention, attention_form
+from edgeqkv.export.onnx.graph import CONTRIB, DATA_FILE, OURS, Tensors, name_output, write_graphs
+from edgeqkv.export.onnx.verbs import HEAD_LINEAR, OnnxVerbs
+from edgeqkv.files import file_sha256
+from edgeqkv.manifest import Artifact, EntryPoint, Kernel, Port, WeightsEntry, cache_entry
+from edgeqkv.model_folder import Model
+from edgeqkv.parameters import parameter_shapes
+from edgeqkv.targets import Progress, Request
+from edgeqkv.weights import Formats, Plain, RowInt8, WeightFormat, block_int8, format_names
+
+FILES: dict[Kernel, str] = {"fused": "model.fused.onnx", "stock": "model.onnx"}
+# TensorScatter, the in-place cache write of standard ONNX that the folded form needs, came with opset 24. Everything else is in
+# 21, which ONNX Runtime takes from 1.23 on.
+OPSETS: dict[Attention, int] = {"folded": 24, "gqa": 21, "fused": 21}
+
+
+def weight_formats(scheme: str, kernel: Kernel) -> Formats:
+    """int8 is for what is multiplied by a matrix: not for positions, which are added, nor for vectors."""
+
+    def choose(name: str, shape: tuple[int, ...]) -> WeightFormat:
+        if scheme != "int8" or len(shape) < 2 or name == "wpe.weight":
+            return Plain("float32")
+        if len(shape) == 3:  # MLA's product of each head: the runtime's own operators have none in int8
+            return RowInt8() if kernel == "fused" else Plain("float32")
+        return block_int8(shape[-1])
+
+    return choose
+
+
+def build_graph(
+    config: ModelConfig,
+    weights: Mapping[str, np.ndarray],
+    layout: CacheLayout,
+    formats: Formats,
+    scales: Mapping[str, np.ndarray],
+    attention: Attention,
+    tensors: Tensors | None = None,
+) -> ir.Model:
+    """The whole model as an ONNX graph, whose weights graphs with the same ``tensors`` share."""
+    verbs = OnnxVerbs(config, weights, layout, formats, scales, attention, {} if tensors is None else tensors)
+    logits = decoder(verbs, config, verbs.ids)
+    name_output(logits, "logits", "float32", [config.vocab_size])
+    buffers = {buffer.name: buffer for buffer in layout.buffers}
+    for name, value in verbs.present.items():
+        buffer = buffers[aliased(name)]
+        name_output(value, name, buffer.dtype, buffer.shape)
+    opsets = {"": OPSETS[attention], CONTRIB: 1} | ({OURS: 1} if attention == "fused" else {})
+    inputs, outputs = [verbs.ids, verbs.position, *verbs.caches.values()], [logits, *verbs.present.values()]
+    return verbs.model(f"edgeqkv {config.variant}", inputs, outputs, opsets)
+
+
+def aliased(output: str) -> str:
+    """The input that a cache output must share its memory with: cache.0.k for cache.0.k.out."""
+    return output.rpartition(".")[0]
+
+
+def aliases(model: ir.Model) -> dict[str, str]:
+    """:func:`aliased` for each cache output of a graph."""
+    names = [value.name or "" for value in model.graph.outputs]
+    return {name: aliased(name) for name in names if name != "logits"}
+
+
+def operators(model: ir.Model) -> tuple[str, ...]:
+    """Those of ours that a graph uses."""
+    return tuple(sorted({f"{OURS}::{node.op_type}" for node in model.graph if node.domain == OURS}))
+
+
+def write_artifacts(
+    source: Model, request: Request, layouts: Mapping[Kernel, CacheLayout], folder: Path, progress: Progress
+) -> tuple[Artifact, ...]:
+    """One artifact for each of ``layouts``, best first, over one weight file in ``folder``/onnx."""
+    config, shared, scales = source.config, Tensors(), dict[str, np.ndarray]()
+    static = next((layout for layout in layouts.values() if layout.scales == "static"), None)
+    if static is not None:
+        require("torch", "torch")
+        from edgeqkv.export.calibrate import cache_scales
+
+        progress("calibrating the int8 cache")
+        scales = cache_scales(source, static, request.calibration)
+    progress("building the ONNX graphs")
+    forms = {kernel: "fused" if kernel == "fused" else attention_form(config.row, request.cache) for kernel in layouts}
+    formats = {kernel: weight_formats(request.weights, kernel) for kernel in layouts}
+    graphs = {
+        kernel: build_graph(config, source.weights, layout, formats[kernel], scales, forms[kernel], shared)
+        for kernel, layout in layouts.items()
+    }
+    progress("writing the ONNX graphs and their weights")
+    write_graphs({FILES[kernel]: graph for kernel, graph in graphs.items()}, folder / "onnx")
+    present = {name: file_sha256(path) for name in (*FILES.values(), DATA_FILE) if (path := folder / "onnx" / name).is_file()}
+
+    def artifact(kernel: Kernel, layout: CacheLayout) -> Artifact:
+        held = {name: tuple(float(str(x)) for x in scale) for name, scale in scales.items()}
+        return Artifact(
+            runtime="onnx",
+            kernel=kernel,
+            attention=forms[kernel],
+            operators=operators(graphs[kernel]),
+            weights=WeightsEntry(request.weights, format_names(formats[kernel], parameter_shapes(config))),
+            cache=cache_entry(layout, held if layout.scales == "static" else {}),
+            files={f"onnx/{name}": present[name] for name in (FILES[kernel], DATA_FILE) if name in present},
+            runtime_version=require("onnxruntime", "onnx").__version__,
+            prefill_chunk=request.prefill_chunk,
+            entry_points=(_entry_point(config, layout, aliases(graphs[kernel])),),
+        )
+
+    return tuple(artifact(kernel, layout) for kernel, layout in layouts.items())
+
+
+def _entry_point(config: ModelConfig, layout: CacheLayout, aliases: dict[str, str]) -> EntryPoint:
+    """One entry point prefills and decodes; what goes in is ids and a position."""
+    logits = Port("logits", "float32", (config.vocab_size,))
+    caches = {buffer.name: Port(buffer.name, buffer.dtype, buffer.shape) for buffer in layout.buffers}
+    return EntryPoint(
+        name="main",
+        inputs=(Port("ids", "int64", ("tokens",)), Port("position", "int64", (1,)), *caches.values()),
+        outputs=(logits, *(Port(name, caches[source].dtype, caches[source].shape) for name, source in aliases.items())),
+        aliases=aliases,
+        states={},
+        arena_bytes=None,
+    )
+
+
+def fused_layout(config: ModelConfig, request: Request) -> CacheLayout:
+    return cache_layout(config, request.capacity, request.cache)
+
+
+def stock_layout(config: ModelConfig, request: Request) -> CacheLayout:
+    """int8 with static scales: what the runtime's own operators can do."""
+    return cache_layout(config, request.capacity, request.cache, "static")
+
+
+OPERATORS = (f"{OURS}::{CACHED_ATTENTION}", f"{OURS}::{HEAD_LINEAR}")

@@ -1,0 +1,1 @@
+"""libedgeqkv, the C library, from Python."""

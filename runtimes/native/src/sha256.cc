@@ -1,0 +1,74 @@
+#include "sha256.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace edgeqkv {
+namespace {
+
+constexpr uint32_t kRound[64] = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
+    0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa,
+    0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85,
+    0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3,
+    0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f,
+    0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
+
+}  // namespace
+
+void Sha256::block(const uint8_t* data) {
+  uint32_t w[64];
+  for (int i = 0; i < 16; i++)
+    w[i] = uint32_t(data[4 * i]) << 24 | uint32_t(data[4 * i + 1]) << 16 | uint32_t(data[4 * i + 2]) << 8 | data[4 * i + 3];
+  for (int i = 16; i < 64; i++) {
+    const uint32_t a = w[i - 15], b = w[i - 2];
+    w[i] = w[i - 16] + (rotate(a, 7) ^ rotate(a, 18) ^ a >> 3) + w[i - 7] + (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
+  }
+  auto [a, b, c, d, e, f, g, h] = state_;
+  for (int i = 0; i < 64; i++) {
+    const uint32_t t1 = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) + kRound[i] + w[i];
+    const uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+    h = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
+  }
+  const uint32_t after[8] = {a, b, c, d, e, f, g, h};
+  for (int i = 0; i < 8; i++) state_[i] += after[i];
+}
+
+void Sha256::update(const void* data, size_t bytes) {
+  auto* from = static_cast<const uint8_t*>(data);
+  bytes_ += bytes;
+  if (in_rest_) {
+    const size_t n = std::min(bytes, sizeof rest_ - in_rest_);
+    std::memcpy(rest_ + in_rest_, from, n);
+    in_rest_ += n, from += n, bytes -= n;
+    if (in_rest_ < sizeof rest_) return;
+    block(rest_);
+    in_rest_ = 0;
+  }
+  for (; bytes >= sizeof rest_; from += sizeof rest_, bytes -= sizeof rest_) block(from);
+  if (bytes) std::memcpy(rest_, from, bytes);
+  in_rest_ = bytes;
+}
+
+Sha256::Digest Sha256::finish() {
+  const uint64_t bits = bytes_ * 8;
+  const uint8_t one = 0x80, zero = 0;
+  update(&one, 1);
+  while (in_rest_ != 56) update(&zero, 1);
+  uint8_t length[8];
+  for (int i = 0; i < 8; i++) length[i] = uint8_t(bits >> (56 - 8 * i));
+  update(length, sizeof length);
+  Digest digest;
+  for (size_t i = 0; i < digest.size(); i++) digest[i] = uint8_t(state_[i / 4] >> (24 - 8 * (i % 4)));
+  return digest;
+}
+
+std::string hex(const Sha256::Digest& digest) {
+  std::string out;
+  for (const uint8_t byte : digest) (out += "0123456789abcdef"[byte >> 4]) += "0123456789abcdef"[byte & 15];
+  return out;
+}
+
+}  // namespace edgeqkv

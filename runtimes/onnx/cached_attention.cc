@@ -1,0 +1,125 @@
+// edgeqkv::CachedAttention: the attention kernel on the runtime's own thread pool.
+//
+//   inputs   q, k, v (none: the value is a slice of k's rows), position int64 [1], k_cache, k_scale, v_cache, v_scale
+//            (scales only with int8, v_* only with v; what is absent is an empty name). Shapes: edgeqkv_operators.h
+//   outputs  out [T, n_head * value_dim], and k_cache, k_scale, v_cache, v_scale after the step
+//   ints     n_head, n_kv_head; and value_start, value_dim, key_dim, scale_split, 0 where they are absent
+//   float    softmax_scale, 0 where it is absent
+//
+// A cache output that is bound to its input's memory is updated in place; otherwise the whole cache is copied first.
+#include <cstring>
+#include <new>
+
+#include "op.h"
+
+namespace edgeqkv::ort {
+namespace {
+
+enum Input { kQ, kK, kV, kPosition, kCaches, kInputs = kCaches + 4 };  // kCaches: k_cache, k_scale, v_cache, v_scale
+enum Output { kOut, kCachesOut, kOutputs = kCachesOut + 4 };
+
+struct Kernel {
+  Api api;
+  int32_t dtype, n_thread;
+  CachedAttentionAttributes node;
+};
+
+OrtStatus* refuse(const Api& api, const char* why) {
+  char text[128] = "CachedAttention: ";
+  std::strncat(text, why, sizeof text - std::strlen(text) - 1);
+  return api.CreateStatus()(kInvalidArgument, text);
+}
+
+OrtStatus* compute(void* op_kernel, OrtKernelContext* context) {
+  const Kernel& kernel = *static_cast<Kernel*>(op_kernel);
+  const Api& api = kernel.api;
+  Tensor in[kInputs];
+  for (size_t i = 0; i < kInputs; i++) RETURN_IF_ERROR(read_input(api, context, i, in[i]));
+  Tensor* caches = in + kCaches;
+  if (in[kPosition].elements() != 1) return refuse(api, "position has a wrong shape");
+  edgeqkv_attention_args args = {};
+  const CachedAttentionShapes shapes = {in[kQ].shape(), in[kK].shape(), in[kV].shape(),
+                                        {caches[0].shape(), caches[1].shape(), caches[2].shape(), caches[3].shape()}};
+  if (const char* why = set_shape(kernel.node, shapes, kernel.dtype, args)) return refuse(api, why);
+  const int64_t position = *in[kPosition].as<int64_t>(), n_token = args.n_token;
+  if (position < 0 || position > args.capacity - n_token) return refuse(api, "the tokens do not fit the cache");
+  args.position = int32_t(position);
+
+  constexpr const char* kMissing = "CachedAttention: an output of the cache is missing";
+  char* out = nullptr;
+  const int64_t out_dims[] = {n_token, int64_t(args.n_head) * args.value_dim};
+  RETURN_IF_ERROR(make_output(api, context, kOut, {out_dims, 2}, kMissing, &out));
+  for (size_t i = 0; i < 4; i++) {
+    if (!caches[i].value) continue;
+    char* after = nullptr;
+    RETURN_IF_ERROR(make_output(api, context, kCachesOut + i, caches[i].shape(), kMissing, &after));
+    const size_t bytes = i % 2 || kernel.dtype == EDGEQKV_FP32 ? 4 : kernel.dtype == EDGEQKV_FP16 ? 2 : 1;
+    if (after != caches[i].data) std::memcpy(after, caches[i].data, caches[i].elements() * bytes);
+    caches[i].data = after;
+  }
+  if (n_token == 0) return nullptr;
+
+  args.q = in[kQ].as<float>();
+  args.k = in[kK].as<float>();
+  args.v = in[kV].as<float>();
+  args.k_cache = caches[0].data;
+  args.k_scale = caches[1].as<float>();
+  args.v_cache = caches[2].data;
+  args.v_scale = caches[3].as<float>();
+  args.out = reinterpret_cast<float*>(out);
+  Pool pool = {&api, context, nullptr};
+  const int32_t error = edgeqkv_attention(&args, run_on_pool, &pool, kernel.n_thread);
+  if (pool.status) return pool.status;
+  if (error == EDGEQKV_NO_MEMORY) return api.CreateStatus()(kFail, "CachedAttention: out of memory");
+  if (error == EDGEQKV_NO_ISA) return refuse(api, "EDGEQKV_ISA names an instruction set that is not here");
+  return error ? refuse(api, "the kernel does not take these shapes") : nullptr;
+}
+
+// An attribute that a node may leave out stays as it is.
+template <class Get, class T>
+void read_optional(const Api& api, Get get, const OrtKernelInfo* info, const char* name, T* value) {
+  T read = *value;
+  if (OrtStatus* absent = get(info, name, &read))
+    api.ReleaseStatus()(absent);
+  else
+    *value = read;
+}
+
+OrtStatus* create(const CustomOp* base, const OrtApi* table, const OrtKernelInfo* info, void** kernel) {
+  const Op& op = *static_cast<const Op*>(base);
+  Kernel made = {Api(table), op.dtype, op.n_thread, {}};
+  const Api& api = made.api;
+  CachedAttentionAttributes& node = made.node;
+  RETURN_IF_ERROR(api.KernelInfoGetAttribute_int64()(info, "n_head", &node.n_head));
+  RETURN_IF_ERROR(api.KernelInfoGetAttribute_int64()(info, "n_kv_head", &node.n_kv_head));
+  read_optional(api, api.KernelInfoGetAttribute_int64(), info, "key_dim", &node.key_dim);
+  read_optional(api, api.KernelInfoGetAttribute_int64(), info, "value_start", &node.value_start);
+  read_optional(api, api.KernelInfoGetAttribute_int64(), info, "value_dim", &node.value_dim);
+  read_optional(api, api.KernelInfoGetAttribute_int64(), info, "scale_split", &node.scale_split);
+  read_optional(api, api.KernelInfoGetAttribute_float(), info, "softmax_scale", &node.softmax_scale);
+  if (node.n_kv_head < 1 || node.n_head < 1 || node.n_head > INT32_MAX || node.n_head % node.n_kv_head)
+    return refuse(api, "n_head is not a multiple of n_kv_head");
+  *kernel = new (std::nothrow) Kernel(made);
+  return *kernel ? nullptr : api.CreateStatus()(kFail, "CachedAttention: out of memory");
+}
+
+}  // namespace
+
+Op cached_attention(int32_t dtype, int32_t n_thread) {
+  Op op = make_op("CachedAttention", n_thread);
+  const int element = dtype == EDGEQKV_INT8 ? kInt8 : dtype == EDGEQKV_FP16 ? kFloat16 : kFloat;
+  const Port caches[] = {{element}, {kFloat, kOptional}, {element, kOptional}, {kFloat, kOptional}};
+  op.inputs[kQ] = op.inputs[kK] = {kFloat};
+  op.inputs[kV] = {kFloat, kOptional};
+  op.inputs[kPosition] = {kInt64};
+  op.outputs[kOut] = {kFloat};
+  for (int i = 0; i < 4; i++) op.inputs[kCaches + i] = op.outputs[kCachesOut + i] = caches[i];
+  op.n_input = kInputs, op.n_output = kOutputs;
+  op.dtype = dtype;
+  op.CreateKernelV2 = create;
+  op.KernelComputeV2 = compute;
+  op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  return op;
+}
+
+}  // namespace edgeqkv::ort

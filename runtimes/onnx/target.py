@@ -1,0 +1,99 @@
+"""What edgeqkv knows of ONNX Runtime."""
+
+import importlib.util
+from pathlib import Path
+
+from edgeqkv.cache import CacheLayout, check_capacity
+from edgeqkv.config import ModelConfig
+from edgeqkv.engine import Engine
+from edgeqkv.errors import EdgeQKVError, require
+from edgeqkv.manifest import Artifact, Executor, Kernel, Manifest
+from edgeqkv.model_folder import Model
+from edgeqkv.native import native_library
+from edgeqkv.parameters import parameter_shapes
+from edgeqkv.targets import Demand, Progress, Request, Target
+
+# The library of our operators, by its path in the package; what an artifact needs is the operators' names.
+LIBRARY = "runtimes/onnx/libedgeqkv_onnx"
+ATTENTION, HEAD_LINEAR = "edgeqkv::CachedAttention", "edgeqkv::HeadLinear"
+WIDEST_ROW = 2048  # channels, in multiples of 8: runtimes/kernels/include/edgeqkv_attention.h
+
+
+class Onnx(Target):
+    name = "onnx"
+    title = "ONNX Runtime"
+    extra = "onnx-runtime"
+    weights = ("int8", "fp32")
+    caches = ("fp32", "fp16", "int8")
+    kernels = ("fused", "stock")
+    options = frozenset({"calibration"})
+    prefill_chunk = 64  # activations, and so the peak of memory, grow with it; the weights are read once a chunk
+    packages = ("onnxruntime",)
+
+    def need(self) -> object:
+        return require("onnx_ir", "onnx")
+
+    def check(self, config: ModelConfig, request: Request) -> None:
+        from edgeqkv.export.onnx.write import weight_formats
+
+        check_capacity(config, request.capacity)
+        if not 1 <= request.prefill_chunk <= request.capacity:
+            raise EdgeQKVError(f"prefill chunk {request.prefill_chunk} is outside 1..{request.capacity}, the capacity")
+        for kernel in self._kernels(config):
+            for name, shape in parameter_shapes(config).items():
+                weight_formats(request.weights, kernel)(name, shape)
+
+    def write(self, source: Model, request: Request, folder: Path, progress: Progress) -> tuple[Artifact, ...]:
+        """The fused graph first: it is preferred where its operator can be loaded."""
+        from edgeqkv.export.onnx.write import fused_layout, stock_layout, write_artifacts
+
+        layouts: dict[Kernel, CacheLayout] = {
+            kernel: (fused_layout if kernel == "fused" else stock_layout)(source.config, request)
+            for kernel in self._kernels(source.config)
+        }
+        return write_artifacts(source, request, layouts, folder, progress)
+
+    def check_artifact(self, artifact: Artifact, layout: CacheLayout, demand: Demand) -> None:
+        fused = artifact.kernel == "fused"
+        ours = set(artifact.operators) <= {ATTENTION, HEAD_LINEAR} and (ATTENTION in artifact.operators) == fused
+        demand(ours and (artifact.attention == "fused") == fused, f"the {artifact.name} artifact does not say what attends")
+        planned = any(entry.arena_bytes is not None or entry.states for entry in artifact.entry_points)
+        demand(not planned, f"the {artifact.name} artifact plans memory that ONNX Runtime does not")
+
+    def missing(self, artifact: Artifact) -> None:
+        if artifact.operators:
+            native_library(LIBRARY)
+
+    def open(
+        self, folder: Path, manifest: Manifest, artifact: Artifact, threads: int | None, executor: Executor | None
+    ) -> Engine:
+        from edgeqkv.runtimes.onnx.engine import OnnxEngine
+
+        operators = native_library(LIBRARY) if artifact.operators else None
+        path, layout = folder / next(iter(artifact.files)), manifest.cache_layout(artifact)
+        return OnnxEngine(path, layout, artifact.entry_points[0].aliases, manifest.model.config.vocab_size, threads, operators)
+
+    def runner_libraries(self) -> tuple[Path, ...] | None:
+        spec = importlib.util.find_spec("onnxruntime")
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        found = sorted(Path(spec.submodule_search_locations[0]).glob("capi/libonnxruntime.so*"))
+        return (found[0],) if found else None
+
+    def tolerances(self, artifact: Artifact) -> dict[str, float]:
+        """In percent of perplexity: int8 weights 0.5, an int8 cache with scales for each row 0.5, with static ones 1; with int8
+        in both places 1. An fp16 cache is a rounding error beside int8 weights, and bounded by KL beside fp32 ones."""
+        cache, int8_weights = artifact.cache, artifact.weights.scheme == "int8"
+        if cache.dtype == "int8":
+            return {"perplexity_percent": 1.0 if cache.scales == "static" or int8_weights else 0.5}
+        if int8_weights:
+            return {"mean_kl": 2e-3, "perplexity_percent": 0.5}
+        if cache.dtype == "fp16":
+            return {"mean_kl": 1e-5, "perplexity_percent": 0.1}
+        return {"max_abs_logit": 1e-3, "greedy_identical": 1.0}
+
+    def _kernels(self, config: ModelConfig) -> tuple[Kernel, ...]:
+        row = config.row
+        sizes = (*row.widths.values(), row.key.width, row.value.start, row.value.width, row.scale_split)
+        fits = all(size % 8 == 0 for size in sizes) and max(row.widths.values()) <= WIDEST_ROW
+        return ("fused", "stock") if fits else ("stock",)

@@ -1,0 +1,119 @@
+#include "worker.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <optional>
+#include <random>
+
+namespace edgeqkv {
+namespace {
+
+constexpr int64_t kWarmUpSteps = 2;
+
+class Worker {
+ public:
+  explicit Worker(const Libraries& libraries) : libraries_(libraries) {}
+
+  std::string answer(const Json& request) {
+    const std::string& what = request.at("do").string("do");
+    if (what == "memory") return memory_json();
+    if (what == "load") return load(request);
+    if (!opened_) throw Error("no bundle is loaded");
+    if (what == "greedy") return greedy_ids(request.at("ids").array("ids").items, number(request, "tokens"));
+    if (what == "fill") {
+      const int64_t more = number(request, "depth") - depth();
+      if (more > 0) prefill(random(more));
+      return "{}";
+    }
+    if (what == "first_token" || what == "prefill") {
+      const std::vector<int64_t> ids = random(number(request, "tokens"));
+      go_to(what == "prefill" ? number(request, "depth") : 0);
+      return "{\"seconds\": " + json(seconds_of([&] { prefill(ids); })) + "}";
+    }
+    if (what == "decode") return decode(number(request, "depth"), number(request, "steps"));
+    throw Error("unknown request '" + what + "'");
+  }
+
+ private:
+  static int64_t number(const Json& request, const char* field) {
+    const int64_t value = request.at(field).integer(field);
+    if (value < 0 || value > INT32_MAX) throw Error(std::string(field) + " is " + json(value) + ", which it cannot be");
+    return value;
+  }
+
+  std::string load(const Json& request) {
+    opened_.reset();  // never two at once, and none where this fails
+    const std::string before = memory_json();
+    const Json &kernel = request.at("kernel"), *runtime = request.find("runtime");
+    opened_.emplace(request.at("bundle").string("bundle"), runtime ? runtime->string("runtime") : "",
+                    kernel.is_null() ? "" : kernel.string("kernel"), int32_t(number(request, "threads")), libraries_);
+    return "{" + about(*opened_) + ", \"start\": " + before + "}";
+  }
+
+  std::string greedy_ids(const std::vector<Json>& prompt, int64_t tokens) {
+    std::vector<int64_t> ids;
+    for (const Json& id : prompt) ids.push_back(id.integer("a token id"));
+    go_to(0);
+    return "{\"ids\": " + (tokens ? json(greedy(*opened_, ids, tokens).ids) : "[]") + "}";
+  }
+
+  std::string decode(int64_t depth, int64_t steps) {
+    if (depth < kWarmUpSteps) throw Error("decoding is measured from depth " + json(kWarmUpSteps) + " on");
+    const std::vector<int64_t> ids = random(kWarmUpSteps + steps);
+    go_to(depth - kWarmUpSteps);
+    std::vector<double> seconds;
+    for (const int64_t id : ids) seconds.push_back(seconds_of([&] { prefill({id}); }));
+    seconds.erase(seconds.begin(), seconds.begin() + kWarmUpSteps);
+    return "{\"seconds\": " + json(seconds) + "}";
+  }
+
+  int64_t depth() const { return edgeqkv_session_depth(opened_->session.get()); }
+
+  // What the rows hold does not matter to the clock, but that they were written does: pages that never were are one page of zeros.
+  void go_to(int64_t depth) {
+    if (depth <= this->depth())
+      must(edgeqkv_session_rewind(opened_->session.get(), depth));
+    else
+      must(edgeqkv_session_skip(opened_->session.get(), depth - this->depth()));
+  }
+
+  // With the search for the best id, as a greedy program does it.
+  void prefill(const std::vector<int64_t>& ids) {
+    const float* logits = nullptr;
+    must(edgeqkv_session_prefill(opened_->session.get(), ids.data(), ids.size(), &logits));
+    if (!std::isfinite(*std::max_element(logits, logits + opened_->info.token_count)))
+      throw Error("the logits after " + json(depth()) + " tokens are not finite", EDGEQKV_CHECK_FAILED);
+  }
+
+  std::vector<int64_t> random(int64_t count) {
+    if (count > opened_->info.capacity)
+      throw Error(json(count) + " more tokens do not fit: the cache holds " + json(opened_->info.capacity) + " positions");
+    std::vector<int64_t> ids(static_cast<size_t>(count));
+    for (int64_t& id : ids) id = int64_t(ids_() % uint64_t(opened_->info.token_count));
+    return ids;
+  }
+
+  Libraries libraries_;
+  std::optional<Opened> opened_;
+  std::mt19937_64 ids_{0};
+};
+
+}  // namespace
+
+void serve(const Libraries& libraries) {
+  Worker worker(libraries);
+  for (std::string line; std::getline(std::cin, line);) {
+    std::string answer;
+    try {
+      answer = worker.answer(parse_json(line));
+    } catch (const Error& error) {
+      answer = "{\"error\": " + quoted(error.what()) + ", \"exit_code\": " + json(int64_t(error.kind)) + "}";
+    } catch (const std::exception& error) {  // no memory for what was asked
+      answer = "{\"error\": " + quoted(error.what()) + ", \"exit_code\": 3}";
+    }
+    std::cout << answer << std::endl;
+  }
+}
+
+}  // namespace edgeqkv
