@@ -21,13 +21,15 @@ def open(  # noqa: A001 - the name reads well where it is used: edgeqkv.open(...
     """Load a bundle and get a session that prefills and steps.
 
     ``runtime`` is "onnx", "executorch", "coreml" (off macOS a numpy interpreter of the package, for checking it) or "native" (the
-    C library, over the bundle's best artifact for it); ``kernel`` is "fused" (our operator reads each cached row once) or "stock"
-    (the runtime's own operators). None takes the bundle's first that can run here, and warns when that is not the fused one.
-    ``threads`` None leaves the choice to the runtime. ``check`` compares every file with the sha256 in the manifest first.
-    Raises :class:`EdgeQKVError`.
+    C library, over the bundle's best artifact for it). ``kernel`` is "fused" (our operator reads each cached row once) or
+    "stock" (the runtime's own operators). None takes the bundle's first that can run here, and warns when that is not the fused
+    one. ``threads`` None leaves the choice to the runtime. ``check`` compares every file with the sha256 in the manifest first.
+
+    ONNX Runtime would send telemetry and leave files in the user's home folder; ORT_DISABLE_TELEMETRY=1 is set before it is
+    loaded, which a program that has imported onnxruntime before has to do itself. Raises :class:`EdgeQKVError`.
     """
     if runtime == "native":
-        from edgeqkv.runtimes.native.engine import open_native
+        from edgeqkv.runtimes.native.opening import open_native
 
         return open_native(Path(bundle), kernel, threads)
     from edgeqkv.runtimes import open_bundle

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import edgeqkv
+from edgeqkv.chat import Message, render
 from edgeqkv.errors import CacheFull, EdgeQKVError
 from edgeqkv.progress import note
 
 if TYPE_CHECKING:
-    from edgeqkv.chat import Message
     from edgeqkv.sampling import Sampler
     from edgeqkv.session import Session
 
@@ -129,8 +129,6 @@ class Conversation:
 
     def answer(self, text: str, sampler: "Sampler", limit: int | None, stops: Sequence[str]) -> Iterator[str]:
         """The model's next turn, piece by piece; only what the session does not hold is prefilled."""
-        from edgeqkv.chat import render
-
         entry = self.session.manifest.text
         asked = [*self.messages, Message(role="user", content=text)]
         ids = self.tokenizer.encode(render(entry.chat_template, asked, entry.special_tokens), add_special_tokens=False).ids
@@ -162,7 +160,6 @@ class Conversation:
         atomic_write(_messages_file(path), json.dumps(self.messages, ensure_ascii=False, indent=2).encode(), mode=0o600)
 
     def _load(self, path: Path) -> None:
-        from edgeqkv.chat import Message
         from edgeqkv.strict import from_json, read_json
 
         where = _messages_file(path)
@@ -196,7 +193,7 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 def hold(session: "Session", last: Sequence[int]) -> None:
     """Feed the id that was written last, so that a saved session holds all of its text; a full cache cannot."""
-    if last and session.depth < session.capacity and session.tokens[-1:] != tuple(last):
+    if last and session.depth < session.capacity and list(session.tokens[-1:]) != list(last):
         session.step(last[0])
 
 

@@ -80,7 +80,11 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
         # The file is mapped: one that stayed open would keep in memory all that was ever read of it.
         with self._opened() as file:
             array: np.ndarray = file.get_tensor(name)
+        check_finite(name, array, str(self.path))
         return array
+
+    def __contains__(self, name: object) -> bool:  # Mapping's own would read the tensor
+        return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -101,6 +105,9 @@ class ReshapedWeights(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         array: np.ndarray = self._made[name]()
         return array
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._made
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._made)

@@ -97,3 +97,8 @@ def parameter_count(config: ModelConfig) -> int:
     one = sum(map(math.prod, parameter_shapes(replace(config, n_layer=1)).values()))
     two = sum(map(math.prod, parameter_shapes(replace(config, n_layer=2)).values()))
     return one + (config.n_layer - 1) * (two - one)
+
+
+def initial_std(config: ModelConfig, name: str) -> float:
+    """Standard deviation of a matrix in GPT-2's initialisation: 0.02, and less by depth for what is added to the residual."""
+    return 0.02 / math.sqrt(2 * config.n_layer) if name.endswith("proj.weight") else 0.02

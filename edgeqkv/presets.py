@@ -1,6 +1,5 @@
 """Named geometries, and random weights at a geometry: for memory and latency work, never for quality."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from edgeqkv.config import (
 )
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.model_folder import Model, ReshapedWeights, write_model
-from edgeqkv.parameters import parameter_count, parameter_shapes
+from edgeqkv.parameters import initial_std, parameter_count, parameter_shapes
 from edgeqkv.text import Text
 
 
@@ -119,8 +118,7 @@ def random_weights(config: ModelConfig, seed: int) -> ReshapedWeights:
     def make(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if len(shape) == 1:
             return np.full(shape, 1.0 if name.endswith("weight") else 0.0, np.float16)
-        std = 0.02 / math.sqrt(2 * config.n_layer) if name.endswith("proj.weight") else 0.02
-        return (generator.standard_normal(shape, dtype=np.float32) * std).astype(np.float16)
+        return (generator.standard_normal(shape, dtype=np.float32) * initial_std(config, name)).astype(np.float16)
 
     return ReshapedWeights({n: lambda n=n, s=s: make(n, s) for n, s in parameter_shapes(config).items()})
 

@@ -113,19 +113,19 @@ class Session:
         ids: Sequence[int] = (),
         sampler: Sampler | None = None,
         limit: int | None = None,
-        end_tokens: Sequence[int] = (),
+        end_tokens: Sequence[int] | None = None,
     ) -> Iterator[int]:
         """Prefill ``ids`` at once, then yield sampled ids; without ids it goes on from the logits that the session has.
 
-        It ends before one of the bundle's end tokens or of ``end_tokens``, after ``limit`` ids, or when the cache is full. The
-        last id is not fed back: as many come as there are free positions, and one more.
+        It ends before one of ``end_tokens`` (None: the bundle's), after ``limit`` ids, or when the cache is full. The last id is
+        not fed back: as many come as there are free positions, and one more.
         """
         if len(ids):
             self.prefill(ids)
         elif self._logits is None:
             raise EdgeQKVError("there are no logits to go on from; give at least one token id")
         choose = (sampler or Sampler()).start()
-        ends = {*self.manifest.text.end_tokens, *end_tokens}
+        ends = set(self.manifest.text.end_tokens if end_tokens is None else end_tokens)
         room = self.capacity - self.depth + 1
         count = room if limit is None else min(limit, room)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import msgspec.inspect
 
 from edgeqkv.errors import EdgeQKVError
 
@@ -55,7 +56,7 @@ def from_json(kind: type[T], data: Any, where: str) -> T:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise EdgeQKVError(f"{where}: {_in_our_words(str(error))}") from error
+        raise EdgeQKVError(f"{where}: {_in_our_words(kind, str(error))}") from error
     except EdgeQKVError as error:  # the class refused values that do not fit together
         raise EdgeQKVError(f"{where}: {error}") from error
 
@@ -82,11 +83,33 @@ def schema(kind: Any, title: str) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **out}
 
 
-def _in_our_words(message: str) -> str:
+def _in_our_words(kind: Any, message: str) -> str:
     """msgspec's "Object contains unknown field `x` - at `$.cache`" as a sentence that begins with the place."""
     text, _, place = message.partition(" - at `")
     place = place.rstrip("`").removeprefix("$").removeprefix(".")
     text = re.sub(r"^Object contains unknown field `(.*)`$", r"unknown field '\1'", text)
     text = re.sub(r"^Object missing required field `(.*)`$", r"the field '\1' is missing", text)
+    text = re.sub(r"^Invalid (?:enum )?value (.*)$", r"\1 is not one of ", text)
+    if text.endswith(" is not one of "):
+        text += ", ".join(map(repr, _choices(kind, place)))
     text = text.replace("`", "")
     return f"{place}: {text}" if place else text
+
+
+def _choices(kind: Any, place: str) -> list[Any]:
+    """What may stand at a place ("artifacts[0].kernel") where few values may: a Literal's, or the tags of a union of structs."""
+    found = [msgspec.inspect.type_info(kind)]
+    for part in re.findall(r"\[.*?\]|[^.\[]+", place):
+        inside: list[Any] = []
+        for each in _alternatives(found):
+            if part.startswith("["):
+                inside += [each.value_type if hasattr(each, "value_type") else each.item_type]
+            elif isinstance(each, msgspec.inspect.StructType):
+                inside += [msgspec.inspect.LiteralType((each.tag,))] if part == each.tag_field else []
+                inside += [field.type for field in each.fields if field.encode_name == part]
+        found = inside
+    return sorted(v for each in _alternatives(found) if isinstance(each, msgspec.inspect.LiteralType) for v in each.values)
+
+
+def _alternatives(types: list[Any]) -> list[Any]:
+    return [a for t in types for a in (t.types if isinstance(t, msgspec.inspect.UnionType) else (t,))]

@@ -20,19 +20,23 @@ import sys
 import time
 import zlib
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import torch
 import torch.nn.functional as F
+from msgspec.structs import replace
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from edgeqkv.atomic import refuse_to_replace
-from edgeqkv.config import ModelConfig, parse_variant
-from edgeqkv.parameters import parameter_count, parameter_shapes
+from edgeqkv.config import ModelConfig, Rotary, with_variant
 from edgeqkv.decoder import decoder
 from edgeqkv.eager import EagerVerbs
-from edgeqkv.model_folder import write_model
+from edgeqkv.model_folder import Model, write_model
+from edgeqkv.parameters import initial_std, parameter_count, parameter_shapes
+from edgeqkv.presets import PRESETS
+from edgeqkv.text import Text
 
 TALES = [
     "A Kidnapped Santa Claus",
@@ -62,19 +66,9 @@ TALES = [
 ]
 SAVE_EVERY = 100
 END_OF_TEXT = "<|endoftext|>"
-GEOMETRY = ModelConfig(
-    projections="QKV",
-    n_layer=4,
-    n_head=8,
-    n_kv_head=8,
-    d_model=256,
-    d_mlp=1024,
-    n_positions=512,
-    vocab_size=2048,
-    token_count=2048,
-    positions="learned",
-    layer_norm_eps=1e-5,
-)
+GEOMETRY = PRESETS["tale-4m"]
+# What --positions stands for; both kinds of rotary positions turn half of each head's channels.
+POSITIONS = {"learned": None, "rotary": "unturned", "rotary-turned": "turned"}
 
 
 @dataclass(frozen=True)
@@ -104,19 +98,29 @@ class Recipe:
         return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def read_tales(books: Path) -> list[str]:
-    """The texts of TALES, in that order."""
+def read_tales(books: Path, every: bool) -> list[str]:
+    """The texts of TALES, in that order, or ``every`` text of the file."""
     data = books.read_bytes()
     raw = (lzma.decompress(data) if books.suffix == ".xz" else data).decode()
+    if every:
+        return [text for text in re.split(r"(?m)^(?=Title: )", raw) if text.strip()]
     by_title = {re.match(r"Title: (.*)", text)[1].strip(): text for text in re.split(r"(?m)^(?=Title: )", raw)[1:]}
     missing = [title for title in TALES if title not in by_title]
     if missing:
-        sys.exit(f"{books} lacks {', '.join(missing)}")
+        sys.exit(f"{books} lacks {', '.join(missing)}; --every takes the texts that it has")
     return [by_title[title] for title in TALES]
 
 
 def titles_of(text: str) -> list[str]:
     return [title.strip() for title in re.findall(r"(?m)^Title: (.*)", text)] or ["the text given as --valid"]
+
+
+def with_positions(config: ModelConfig, name: str) -> ModelConfig:
+    value = POSITIONS[name]
+    if value is None:
+        return config
+    dim = config.attention.head_dim // 2
+    return replace(config, positions=Rotary(theta=10_000.0, dim=dim, pairs="halves", scaling=None, value=value))
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
@@ -149,9 +153,8 @@ def initial_weights(config: ModelConfig, seed: int, device: str) -> dict[str, to
         if len(shape) == 1:
             value = torch.ones(shape) if re.search(r"ln_\w+\.weight$", name) else torch.zeros(shape)
         else:
-            std = 0.02 / math.sqrt(2 * config.n_layer) if name.endswith("proj.weight") else 0.02
             generator = torch.Generator().manual_seed(seed ^ zlib.crc32(name.encode()))
-            value = torch.randn(shape, generator=generator) * std
+            value = torch.randn(shape, generator=generator) * initial_std(config, name)
         weights[name] = value.to(device).requires_grad_()
     return weights
 
@@ -181,12 +184,12 @@ def perplexity(config: ModelConfig, weights: dict[str, torch.Tensor], stream: to
 
 def train(config: ModelConfig, recipe: Recipe, stream: torch.Tensor, valid: torch.Tensor, state: Path, device: str):
     weights = initial_weights(config, recipe.seed, device)
-    decayed = [w for w in weights.values() if w.ndim == 2]
+    decayed = [w for w in weights.values() if w.ndim > 1]
     plain = [w for w in weights.values() if w.ndim == 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, betas=recipe.betas, fused=True)
     curve: list[tuple[int, float, float]] = []  # step, training loss, held-out loss of a fixed part
-    begin, identity = 0, [asdict(recipe), asdict(config), hashlib.sha256(stream.numpy().tobytes()).hexdigest()]
+    begin, identity = 0, [asdict(recipe), msgspec.to_builtins(config), hashlib.sha256(stream.numpy().tobytes()).hexdigest()]
     if state.exists():
         saved = torch.load(state, map_location=device, weights_only=True)
         if saved["identity"] != identity:
@@ -261,8 +264,8 @@ One of three models (QKV, Q-K=V, Q-MQA) that differ in attention alone: same dat
 same initial value for every weight that two of them share. It writes recognisable English in the manner of old children's
 books, and no more: it exists so that edgeqkv can be tried and tested on trained weights.
 
-- geometry: {config.n_layer} layers, d_model {config.d_model}, {config.n_head} heads of {config.head_dim}, \
-{config.n_kv_head} KV heads, {config.n_positions} positions, {config.vocab_size} tokens (byte-level BPE of the same text)
+- geometry: {config.n_layer} layers, d_model {config.d_model}, {config.row.heads} heads of {config.attention.head_dim}, \
+{config.row.kv_heads} KV heads, {config.n_positions} positions, {config.vocab_size} tokens (byte-level BPE of the same text)
 - data: {len(TALES)} public-domain books, {train_tokens:,} tokens: {titles}
 - recipe: `models/train.py`, {recipe.steps} steps of {recipe.batch} × {config.n_positions} tokens ({seen / 1e6:.1f}M tokens, \
 {seen / train_tokens:.1f} passes), AdamW betas {recipe.betas}, learning rate in legs ({legs}), each with {recipe.warmup} \
@@ -284,7 +287,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--books", type=Path, required=True, help="training texts, .txt or .txt.xz")
     parser.add_argument("--valid", type=Path, required=True, help="held-out texts, .txt")
+    parser.add_argument("--every", action="store_true", help="train on every text of --books, not on the tales alone")
     parser.add_argument("--variant", required=True, help="QKV, Q-K=V, Q-MQA, ...")
+    parser.add_argument("--positions", choices=POSITIONS, default="learned", help="rotary-turned: the value is the turned key")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
     parser.add_argument("--state", type=Path, default=Path("build/train"), help="where progress is kept")
     parser.add_argument("--steps", type=int, help="stop after one leg of so many steps, for a trial")
@@ -294,10 +299,9 @@ def main() -> None:
     refuse_to_replace(options.out)
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    projections, n_kv_head = parse_variant(options.variant, GEOMETRY.n_head)
-    config = replace(GEOMETRY, projections=projections, n_kv_head=n_kv_head)
+    config = with_positions(with_variant(GEOMETRY, options.variant), options.positions)
     recipe = Recipe() if options.steps is None else Recipe(legs=((options.steps, Recipe.legs[0][1]),))
-    texts = read_tales(options.books)
+    texts = read_tales(options.books, options.every)
     tokenizer = train_tokenizer(texts)
     stream = token_stream(tokenizer, texts)
     valid_text = options.valid.read_text(encoding="utf-8")
@@ -309,12 +313,11 @@ def main() -> None:
     stored = {name: w.half() for name, w in weights.items()}
     ppl = perplexity(config, {name: w.float() for name, w in stored.items()}, valid)
     print(f"{options.variant}: held-out perplexity {ppl:.2f}", flush=True)
+    text = Text(end_tokens=(tokenizer.token_to_id(END_OF_TEXT),))
     write_model(
         options.out,
-        config,
-        {name: w.cpu().numpy() for name, w in stored.items()},
+        Model(config, {name: w.cpu().numpy() for name, w in stored.items()}, tokenizer.to_str(), text, ""),
         card(config, recipe, curve, ppl, len(stream), titles_of(valid_text), f"{device} ({platform.machine()})"),
-        tokenizer.to_str(),
         {"loss.svg": loss_picture(options.variant, curve), "loss.json": json.dumps(curve).encode()},
     )
 

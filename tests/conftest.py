@@ -3,21 +3,25 @@
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from filelock import FileLock
+from msgspec.structs import replace
 
 from edgeqkv import export
 from edgeqkv.bundle import is_bundle
-from edgeqkv.config import ModelConfig, parse_variant
+from edgeqkv.config import ModelConfig, with_variant
 from edgeqkv.errors import MissingPackage
-from edgeqkv.model_folder import write_model
+from edgeqkv.model_folder import Model, write_model
 from edgeqkv.parameters import parameter_shapes
+from edgeqkv.presets import gpt2
+from edgeqkv.text import Text
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is one process a core already
@@ -43,7 +47,6 @@ EXECUTORCH: dict[str, tuple[Path, dict[str, Any]]] = {
     "q_gqa-stock": (GOLDEN / "q_gqa.pt", {"weights": "fp32", "kernel": "stock", "prefill_chunk": EXECUTORCH_CHUNK}),
     **{f"shipped-{name}": (MODELS / name, {"cache": "int8"}) for name in ("q-kv", "q-mqa")},
 }
-TINY = ModelConfig("QKV", 2, 4, 4, 64, 128, 48, 320, 300, "learned", 1e-5)
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,22 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     return load_golden(request.param)
 
 
-def tiny_config(variant: str, **changes: int) -> ModelConfig:
-    base = replace(TINY, **changes)
-    projections, n_kv_head = parse_variant(variant, base.n_head)
-    return replace(base, projections=projections, n_kv_head=n_kv_head)
+def tiny_config(
+    variant: str,
+    *,
+    n_layer: int = 2,
+    d_model: int = 64,
+    n_head: int = 4,
+    head_dim: int | None = None,
+    d_mlp: int = 128,
+    n_positions: int = 48,
+    vocab_size: int = 320,
+    token_count: int = 300,
+) -> ModelConfig:
+    """The paper's architecture in small. ``head_dim`` is d_model / n_head unless it is given."""
+    config = gpt2(n_layer, d_model, n_head, n_positions, vocab_size, token_count)
+    attention = replace(config.attention, head_dim=head_dim or d_model // n_head)
+    return with_variant(replace(config, attention=attention, mlp=replace(config.mlp, width=d_mlp)), variant)
 
 
 def tiny_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
@@ -87,10 +102,9 @@ def tiny_model(tmp_path: Path) -> Callable[..., Path]:
 
     def write(variant: str = "Q-MQA", tokenizer: str | None = None, **changes: int) -> Path:
         folder = tmp_path / f"model-{variant}"
-        if folder.exists():
-            return folder
-        config = tiny_config(variant, **changes)
-        write_model(folder, config, tiny_weights(config), "# tiny\n", tokenizer)
+        if not folder.exists():
+            config = tiny_config(variant, **changes)
+            write_model(folder, Model(config, tiny_weights(config), tokenizer, Text(), ""), "# tiny\n")
         return folder
 
     return write
@@ -127,13 +141,19 @@ def letters() -> str:
 
 @pytest.fixture
 def no_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if this edgeqkv had been installed without its compiled kernel."""
+    """As if this edgeqkv had been installed without anything compiled."""
+    import edgeqkv.native
     import edgeqkv.runtimes
+    from edgeqkv.targets import targets
 
     def missing(name: str) -> Path:
         raise MissingPackage("this edgeqkv was installed without its compiled kernel")
 
-    monkeypatch.setattr(edgeqkv.runtimes, "native_library", missing)
+    targets()  # every target's module is there
+    present = edgeqkv.native.native_library
+    for name, module in list(sys.modules.items()):  # wherever it was imported to
+        if name.startswith("edgeqkv.") and getattr(module, "native_library", None) is present:
+            monkeypatch.setattr(module, "native_library", missing)
     # Python has said it once may mean: in an earlier test.
     getattr(edgeqkv.runtimes, "__warningregistry__", {}).clear()
 

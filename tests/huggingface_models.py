@@ -8,9 +8,15 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
+import pytest
 import torch
 import transformers
 
+from edgeqkv.errors import CacheFull
+
+torch.set_num_threads(1)  # of tensors as small as these a second thread only waits for the first
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
 N_POSITIONS = 96
 LLAMA3 = {
     "rope_type": "llama3",
@@ -120,8 +126,58 @@ def random_ids(count: int = N_POSITIONS, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).integers(0, SIZES["vocab_size"], count).tolist()
 
 
+def load_reference(folder: Path) -> Any:
+    """transformers' model, computing in fp32 whatever the file's dtype is."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
 @torch.inference_mode()
 def reference_logits(folder: Path, ids: list[int]) -> np.ndarray:
-    """transformers' logits of every position, computed in fp32: [T, vocab_size]."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    return model.eval()(torch.tensor([ids])).logits[0].numpy()
+    """transformers' logits of every position: [T, vocab_size]."""
+    return load_reference(folder)(torch.tensor([ids])).logits[0].numpy()
+
+
+def assert_same_function(session: Any, ids: list[int], reference: np.ndarray, tolerance: float) -> float:
+    """Feed ``ids`` token by token, then in chunks of several sizes, to capacity each time; the largest difference in logits.
+
+    ``reference`` [T, vocab_size] is what another implementation says of every position; the best id has to be the same.
+    """
+    assert session.capacity == len(ids)
+    stepped = np.stack([session.step(token) for token in ids])
+    with pytest.raises(CacheFull):
+        session.step(ids[0])
+    worst = float(np.abs(stepped - reference).max())
+    np.testing.assert_array_equal(stepped.argmax(1), reference.argmax(1))
+    for first, size in ((1, 7), (20, 40), (len(ids), 1)):
+        session.reset()
+        ends = [*range(first, len(ids), size), len(ids)]
+        for start, end in zip([0, *ends], ends, strict=False):
+            out = session.prefill(ids[start:end])
+            worst = max(worst, float(np.abs(out - reference[end - 1]).max()))
+        with pytest.raises(CacheFull):
+            session.step(ids[0])
+    assert worst <= tolerance
+    return worst
+
+
+def greedy(session: Any, prompt: list[int]) -> list[int]:
+    """The ids that follow ``prompt``, as many as fit."""
+    session.reset()
+    found = [int(session.prefill(prompt).argmax())]
+    while session.depth < session.capacity:
+        found.append(int(session.step(found[-1]).argmax()))
+    return found
+
+
+@torch.inference_mode()
+def reference_greedy(folder: Path, prompt: list[int], capacity: int) -> list[int]:
+    """The same by transformers' generate, which has no end token here."""
+    model = load_reference(folder)
+    out = model.generate(
+        torch.tensor([prompt]),
+        max_new_tokens=capacity - len(prompt) + 1,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return out[0, len(prompt) :].tolist()

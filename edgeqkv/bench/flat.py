@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from edgeqkv.bench.printable import printable
 from edgeqkv.bench.record import Record, largest_capacity
 from edgeqkv.bench.timing import Timing
 
@@ -26,12 +27,15 @@ def csv_text(records: Sequence[Record], budget: int | None = None) -> str:
     rows, text = flat_rows(records, budget), io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _no_formula(value) for key, value in row.items()} for row in rows)
+    writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
     return text.getvalue().rstrip("\n")
 
 
-def _no_formula(value: Cell) -> Cell:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+def _harmless(value: Cell) -> Cell:
+    """No formula, and no character that would end a row."""
+    if not isinstance(value, str):
+        return value
+    return f"'{printable(value)}" if value.startswith(FORMULA) else printable(value)
 
 
 def _common(record: Record) -> dict[str, Cell]:

@@ -63,7 +63,8 @@ def measure_devices(
 
     KeyboardInterrupt ends all devices, saves what they measured, and is raised again.
     """
-    order.matrix.plan_for(order.bundles, 1)  # refuses before anything has been measured
+    for threads in order.matrix.threads:  # refuses before anything has been measured
+        order.matrix.plan_for(order.bundles, 1 if threads is None else threads)
     cells = cells_of(order.matrix, order.bundles)
     stops, collector = {name: Stop() for name in names}, Collector(save)
 
@@ -120,7 +121,8 @@ def _measure_device(
     places = {folder: _place(device, folder, cells, progress) for folder in bundles}
     bench = Bench(device, _as_seen(environment, program), program, places, stop)
     for threads in order.matrix.threads:
-        plan = order.matrix.plan_for(list(bundles.values()), threads or environment.cores or 1)
+        count = (environment.cores or 1) if threads is None else threads
+        plan = order.matrix.plan_for(list(bundles.values()), count)
         begun = _begun(bench, cells, plan, order.earlier)
         if begun and all(record.rounds_done >= plan.rounds for record in begun):
             collector.add(Outcome(records=begun), new=False)

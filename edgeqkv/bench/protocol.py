@@ -6,10 +6,11 @@ Every request names what to ``do``; the others of its fields are the arguments:
 request                                                   answer      what is done
 ========================================================= =========== ====================================================
 load: bundle, runtime, kernel or null, threads            Loaded      open it; null takes the best kernel that runs there
-greedy: ids, tokens                                       Ids         continue a prompt greedily, from depth 0
-first_token: tokens                                       Elapsed     prefill a prompt of so many tokens at depth 0
+greedy: ids, tokens                                       Ids         continue a prompt greedily, up to ``tokens`` or the end
+first_token: tokens                                       Elapsed     prefill a prompt of so many tokens at depth 0, and choose
+                                                                      the best id
 fill: depth, how ("prefill" or "zeros")                   Done        make every position below ``depth`` a written row
-prefill: depth, tokens                                    Elapsed     prefill at a depth whose rows have been filled
+prefill: depth, tokens                                    Elapsed     the same at a depth whose rows have been filled
 decode: depth, warm_up, steps                             Steps       time ``steps`` tokens, the first of them at ``depth``,
                                                                       after ``warm_up`` that are not timed
 memory                                                    Memory      what the process takes now

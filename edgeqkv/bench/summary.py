@@ -9,7 +9,7 @@ from edgeqkv.bench.printable import printable
 from edgeqkv.bench.record import Record
 from edgeqkv.bench.results import json_line
 from edgeqkv.bench.tables import NAME, NOT_MEASURED, Table, memory_table, size, speed_table
-from edgeqkv.bench.words import machine, name, notes, runs, runtimes
+from edgeqkv.bench.words import machine, name, notes, runs, runtimes, threads
 
 FORMATS = ("md", "csv", "json", "jsonl")
 
@@ -40,7 +40,7 @@ def _headline(run: Sequence[Record]) -> str:
     extent = f"{first.rounds_done} rounds of {plan.steps} tokens"
     return (
         f"{machine(first)}, {environment.cores or 'unknown'} cores, {environment.os_kernel or 'unknown system'}, "
-        f"{first.device}; {runtimes(run)} in {first.program.name}, {plan.threads} threads, "
+        f"{first.device}; {runtimes(run)} in {first.program.name}, {threads(first)}, "
         f"{'emulated, so nothing is timed' if environment.emulated else extent}, interleaved"
     )
 

@@ -29,6 +29,10 @@ def runtimes(run: Sequence[Record]) -> str:
     return ", ".join(dict.fromkeys(f"{runtime_title(r.subject.runtime)} {r.subject.runtime_version}" for r in run))
 
 
+def threads(record: Record) -> str:
+    return f"{record.plan.threads} thread{'s' if record.plan.threads > 1 else ''}"
+
+
 def runs(records: Sequence[Record]) -> list[list[Record]]:
     """The records of each interleaved run together: only those are compared."""
     found: dict[str, list[Record]] = {}

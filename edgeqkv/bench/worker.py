@@ -52,14 +52,9 @@ class Worker:
         )
 
     def greedy(self, ids: list[int], tokens: int) -> Ids:
-        """What two devices must agree on. It goes on after an end token."""
+        """What two devices must agree on."""
         self._go_to(0)
-        out, logits = [], self.session.prefill(ids)
-        for i in range(tokens):
-            out.append(int(np.argmax(logits)))
-            if i + 1 < tokens:
-                logits = self.session.step(out[-1])
-        return Ids(tuple(out))
+        return Ids(tuple(self.session.generate(ids, limit=tokens)))
 
     def first_token(self, tokens: int) -> Elapsed:
         return self.prefill(0, tokens)

@@ -152,7 +152,7 @@ def _open_shards(folder: Path) -> tuple[dict[str, SafetensorsFile], str]:
             raise EdgeQKVError(f"{where} names {shard!r}, which is not a safetensors file of the same folder")
         file = SafetensorsFile(folder / shard)
         placed = {tensor for tensor, name in index.items() if name == shard}
-        if wrong := sorted(placed ^ file.keys()):
+        if wrong := sorted(placed ^ set(file)):
             raise EdgeQKVError(f"{where} and {shard} do not agree on whether it holds {wrong[0]}")
         files |= dict.fromkeys(placed, file)
         digest.update(file_sha256(folder / shard).encode())

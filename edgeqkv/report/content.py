@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from edgeqkv.bench.flat import flat_rows
 from edgeqkv.bench.record import Failure, Record
 from edgeqkv.bench.tables import NAME, NOT_MEASURED, Table, memory_table, size, speed_table
-from edgeqkv.bench.words import machine, name, notes, runs, runtimes
+from edgeqkv.bench.words import machine, name, notes, runs, runtimes, threads
 from edgeqkv.parity import perplexity_percent
 from edgeqkv.report.compare import Baselines, deepest, is_baseline, speed_ratio
 from edgeqkv.report.verdict import amount, verdict
@@ -70,7 +70,7 @@ def _headline(sections: Sequence[Section]) -> str:
 
 
 def _section(run: list[Record], budget: int | None) -> Section:
-    first, threads, baselines = run[0], run[0].plan.threads, Baselines(run)
+    first, baselines = run[0], Baselines(run)
     emulated = first.environment.emulated
     told = list(notes(run))
     if emulated:
@@ -80,7 +80,7 @@ def _section(run: list[Record], budget: int | None) -> Section:
     pairs.sort(key=lambda pair: (pair[1].memory.peak or 0) - (pair[0].memory.peak or 0), reverse=True)
     ids = tuple((r.subject.variant, r.subject.kernel, " ".join(map(str, r.greedy_ids))) for r in run)
     return Section(
-        title=f"{machine(first)} ({first.device}), {threads} thread{'s' if threads > 1 else ''}",
+        title=f"{machine(first)} ({first.device}), {threads(first)}",
         records=tuple(run),
         notes=tuple(told),
         verdicts=() if emulated else tuple(verdict(record, base) for record, base in pairs),

@@ -28,8 +28,8 @@ def check_sizes(config: ModelConfig, capacity: int, prefill_chunk: int, head_par
     for tensor, width in config.row.widths.items():
         if width % STATE_MULTIPLE:
             raise EdgeQKVError(
-                f"the rows that this {config.variant} model caches ({tensor}) have {width} channels, which is not a multiple of "
-                f"{STATE_MULTIPLE}, which Core ML states need; use --target onnx"
+                f"the rows that this {config.variant} model caches ({tensor}) have {width} channels, which is not a multiple "
+                f"of {STATE_MULTIPLE}, which Core ML states need; use --target onnx"
             )
     for name, size in _sizes(config, capacity):
         if size > WIDEST:
@@ -53,8 +53,8 @@ def check_numbers(config: ModelConfig) -> None:
     for name, factor in factors.items():
         if not LEAST_NORMAL <= factor <= LARGEST:
             raise EdgeQKVError(
-                f"{name} {factor:g} is outside {LEAST_NORMAL:.1e}..{LARGEST:.0f}, what fp16 holds, and Core ML computes in fp16; "
-                "use --target onnx"
+                f"{name} {factor:g} is outside {LEAST_NORMAL:.1e}..{LARGEST:.0f}, what fp16 holds, and Core ML computes in "
+                "fp16; use --target onnx"
             )
     norms = {"norm.eps": config.norm.eps}
     if isinstance(config.attention, LatentAttention):

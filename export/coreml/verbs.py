@@ -1,5 +1,6 @@
 """The decoder's verbs as operations of MIL."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class CoremlVerbs:
         middle = self.op("add", x=self.position, y=_ints(tokens))
         self.begin = self.op("concat", values=[_ints(0, 0), self.position, _ints(0)], axis=0)
         self.end = self.op("concat", values=[_ints(0, 0), middle, _ints(0)], axis=0)
-        self.angles = self._angles(config.positions) if isinstance(config.positions, Rotary) else None
+        self.angles: Any = self._angles(config.positions) if isinstance(config.positions, Rotary) else None
 
     # -- building blocks ------------------------------------------------------------------------------------------
 
@@ -294,10 +295,11 @@ class CoremlVerbs:
         shape = (self.tokens, 1, 1, half) if positions.pairs == "halves" else (self.tokens, 1, half, 1)
         tables = turns(positions, self.layout.capacity)
         cosine, sine = (
-            self.constant(name, self.weights.array(name, lambda t=table: t.astype(np.float16)))
+            self.constant(name, self.weights.array(name, partial(table.astype, np.float16)))
             for name, table in zip(("cosines", "sines"), tables, strict=True)
         )
-        return tuple(self.reshape(self.op("gather", x=t, indices=rows, axis=0), *shape) for t in (cosine, sine))
+        cosine, sine = (self.reshape(self.op("gather", x=t, indices=rows, axis=0), *shape) for t in (cosine, sine))
+        return cosine, sine
 
 
 def _ints(*values: int) -> np.ndarray:

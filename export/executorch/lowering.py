@@ -1,6 +1,7 @@
 """From weights to a program: how each is stored, the module that torch.export takes, what XNNPACK takes, the memory plan."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import executorch.exir as exir
@@ -121,8 +122,25 @@ def lower(
     return lowered
 
 
-def to_program(lowered: Any, layout: CacheLayout, room: int) -> tuple[bytes, dict[str, int]]:
-    """The .pte file, and the bytes that each method plans: checked to be the cache and little else.
+@dataclass(frozen=True)
+class Program:
+    """A .pte file; the bytes that each method plans; the operators that ExecuTorch's core does not bring."""
+
+    file: bytes
+    arenas: dict[str, int]
+    operators: tuple[str, ...]
+
+
+def arena_room(config: ModelConfig) -> int:
+    """Bytes that decode may plan beside the cache: its activations, of which a few are alive at once. A copy of a layer's cache
+    is larger by the number of positions."""
+    row = config.row
+    widths = (row.heads * row.key.width, row.heads * row.value.width, *(row.kv_heads * width for width in row.widths.values()))
+    return 64 * 1024 + 4 * 4 * max(config.d_model, config.mlp.width, *widths)
+
+
+def to_program(lowered: Any, layout: CacheLayout, room: int) -> Program:
+    """What ExecuTorch makes of the lowered methods, checked to plan the cache and little else.
 
     Inputs and logits are the caller's memory, so that they are in no plan. Raises :class:`CheckFailed` when decode plans more
     than ``room`` bytes beside the cache: then something in the graph has copied it.
@@ -137,4 +155,6 @@ def to_program(lowered: Any, layout: CacheLayout, room: int) -> tuple[bytes, dic
             f"decode plans {arenas['decode']:,} bytes for a cache of {layout.bytes:,}, and may take {room:,} more: "
             "the cache is not updated in place"
         )
-    return bytes(program.buffer), arenas
+    names = {f"{operator.name}.{operator.overload}" for plan in plans.values() for operator in plan.operators}
+    operators = sorted(name for name in names if name.startswith(("edgeqkv::", "llama::")))
+    return Program(bytes(program.buffer), arenas, tuple(operators))

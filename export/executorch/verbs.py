@@ -15,8 +15,8 @@ from edgeqkv.cache import CacheLayout, cache_name, scale_name
 from edgeqkv.config import ModelConfig, Rotary
 from edgeqkv.eager import EagerVerbs
 
-# Constants that the program holds beside the weights: what is added to the logits (0, and for padding ids -inf), and the turns of
-# rotary positions, [capacity, dim / 2].
+# Constants that the program holds beside the weights: what is added to the logits (0, and for padding ids -inf), and the turns
+# of rotary positions, [capacity, dim / 2].
 PADDING_BIAS, COSINES, SINES = "padding.bias", "turns.cosine", "turns.sine"
 
 _int8 = torch.ops.quantized_decomposed
@@ -37,7 +37,7 @@ class Int8Rows(torch.nn.Module):
 
 
 class ExecutorchVerbs(EagerVerbs):
-    """``weights`` are as :func:`~edgeqkv.export.executorch.lowering.stored_weights` makes them, ``buffers`` the cache's by name.
+    """``weights`` are as :func:`~edgeqkv.export.executorch.lowering.stored_weights` makes them; ``buffers`` are the cache's.
 
     ``start`` and ``count`` are int64 [1]; without a count all ids are tokens.
     """
@@ -88,7 +88,8 @@ class ExecutorchVerbs(EagerVerbs):
         sine = -sine if back else sine
         axis = -1 if positions.pairs == "interleaved" else -2
         width = x.shape[2] // n_head
-        pairs = self.channels(x, n_head, 0, positions.dim).unflatten(-1, (n_head, -1, 2) if axis == -1 else (n_head, 2, -1))
+        shape = (1, x.shape[1], n_head, -1, 2) if axis == -1 else (1, x.shape[1], n_head, 2, -1)
+        pairs = self.channels(x, n_head, 0, positions.dim).view(shape)
         a, b = pairs.narrow(axis, 0, 1), pairs.narrow(axis, 1, 1)
         turned = torch.cat((a * cosine - b * sine, b * cosine + a * sine), axis).flatten(2)
         if positions.dim == width:

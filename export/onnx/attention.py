@@ -119,14 +119,14 @@ class Folded:
         rows = graph.reshape(heads, kv_heads, -1, row.key.width)  # [kv_heads, T * group, key width]
         if graph.layout.dtype == "int8":
             # (q * s) kᵀ = q (s * k)ᵀ and p (s * k) = s * (p k): the cache is only cast, scales touch the small sides.
-            rows = graph.op("Mul", rows, self._scale_of_heads(key, row.key, "key"))
+            rows = graph.op("Mul", rows, self._scale_of_heads(key, row.key))
         transposed = {"transB": 1, "alpha": row.softmax_scale}
         scores = graph.op("FusedMatMul", rows, keys, domain=CONTRIB, **transposed)  # [kv_heads, T * group, depth]
         by_token = graph.op("Reshape", scores, self.scores_shape)
         weights = graph.op("Softmax", graph.op("Add", by_token, self.mask), axis=-1)
         out = graph.op("MatMul", graph.op("Reshape", weights, graph.op("Shape", scores)), values)
         if graph.layout.dtype == "int8":
-            out = graph.op("Mul", out, self._scale_of_heads(value, row.value, "value"))
+            out = graph.op("Mul", out, self._scale_of_heads(value, row.value))
         by_token = graph.op("Transpose", graph.reshape(out, kv_heads, -1, group, row.value.width), perm=[1, 0, 2, 3])
         return graph.reshape(by_token, -1, row.heads * row.value.width)
 
@@ -149,10 +149,10 @@ class Folded:
         whole = part.start == 0 and part.stop == self.graph.layout.row.widths[part.tensor]
         return rows if whole else self.graph.slice(rows, part.start, part.stop, 2)
 
-    def _scale_of_heads(self, name: str, part: Slice, use: str) -> ir.Value:
-        kv_heads = self.graph.layout.row.kv_heads
-        scales = self.graph.scales[name].reshape(kv_heads, 1, -1)[:, :, part.start : part.stop]
-        return self.graph.constant(f"{scale_name(name)}.{use}", scales)
+    def _scale_of_heads(self, name: str, part: Slice) -> ir.Value:
+        graph, row = self.graph, self.graph.layout.row
+        scale = graph.constant(scale_name(name), graph.scales[name])
+        return self._part(graph.reshape(scale, row.kv_heads, 1, row.widths[part.tensor]), part)
 
     def _causal_mask(self) -> ir.Value:
         """[T, 1, depth]: 0 where a token may look, -inf behind it."""

@@ -3,12 +3,15 @@
 The graph is built, not traced: a tracer turns cache writes into copies of the whole cache.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
+
+from edgeqkv.errors import EdgeQKVError
 
 CONTRIB = "com.microsoft"
 OURS = "edgeqkv"
@@ -101,9 +104,22 @@ def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> None:
     initializers = [value for model in models.values() for value in model.graph.initializers.values()]
     tensors = {value.name: value.const_value for value in initializers}
     large = [tensor for tensor in tensors.values() if tensor is not None and tensor.nbytes >= INLINE_BYTES]
-    external = ir.external_data.convert_tensors_to_external(large, folder, DATA_FILE) if large else []
-    stored: dict[str | None, ir.TensorProtocol | None] = {tensor.name: tensor for tensor in external}
-    for initializer in initializers:
-        initializer.const_value = stored.get(initializer.name, initializer.const_value)
-    for file, model in models.items():
-        ir.save(model, folder / file)
+    with _our_errors():
+        external = ir.external_data.convert_tensors_to_external(large, folder, DATA_FILE) if large else []
+        stored: dict[str | None, ir.TensorProtocol | None] = {tensor.name: tensor for tensor in external}
+        for initializer in initializers:
+            initializer.const_value = stored.get(initializer.name, initializer.const_value)
+        for file, model in models.items():
+            ir.save(model, folder / file)
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    """What a weight that is read while it is written raises (it may be damaged), out of what onnx_ir wraps it in."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, EdgeQKVError | OSError):
+            cause = cause.__cause__ or cause.__context__
+        raise cause or error from error

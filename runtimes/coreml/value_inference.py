@@ -5,7 +5,9 @@ a state does. It shares nothing with :mod:`edgeqkv.runtimes.coreml.interpreter`,
 and alike. Each operation is evaluated in fp32 and rounded to the dtype that the package declares. Slow.
 """
 
+import functools
 import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ class ValueInference:
 
     def __init__(self, package: Path) -> None:
         ct = require_coremltools()
+        _let_numpy_reduce()
         from coremltools.converters.mil.frontend.milproto.load import load
 
         spec = ct.utils.load_spec(str(package))
@@ -53,6 +56,18 @@ class ValueInference:
                 values[var.name] = value
         gc.collect()  # coremltools' operations refer to each other, and here they hold copies of the weights
         return {var.name: values[var.name] for var in block.outputs}
+
+
+@functools.cache
+def _let_numpy_reduce() -> None:
+    """numpy refuses its own bool as ``keepdims`` since 2.4, and coremltools 9.0 hands it one."""
+    from coremltools.converters.mil.mil.ops.defs.iOS15 import reduce_max, reduce_mean
+
+    def with_bool(get_operator: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda op: lambda x, axis, keepdims: get_operator(op)(x, axis=axis, keepdims=bool(keepdims))
+
+    for kind in (reduce_max, reduce_mean):
+        kind.get_operator = with_bool(kind.get_operator)
 
 
 def _constants(function: Any) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 import ctypes
 import os
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeqkv.cache import CacheLayout
+from edgeqkv.cache import CacheLayout, identifier, position_axis
 from edgeqkv.errors import CheckFailed, EdgeQKVError, MissingPackage, require
 from edgeqkv.manifest import Artifact
 
@@ -30,12 +31,15 @@ class _Info(ctypes.Structure):
 class ExecutorchEngine:
     """Runs a program that :mod:`edgeqkv.export.executorch` writes; ``library`` is our compiled session.
 
-    A stock program attends with ExecuTorch's llama operators, which its package has for hosts with torch alone.
+    A stock program attends with ExecuTorch's llama operators, which its package has for hosts with torch alone. A call while
+    another thread is inside one is refused.
     """
 
     def __init__(
         self, program: Path, layout: CacheLayout, artifact: Artifact, vocab_size: int, threads: int | None, library: Path
     ) -> None:
+        self._made_of = (program, layout, artifact, vocab_size, threads, library)
+        self._layout, self._in_use = layout, threading.Lock()
         chunk, stock = artifact.prefill_chunk, artifact.kernel == "stock"
         if stock:
             _load_llama_operators()
@@ -43,13 +47,13 @@ class ExecutorchEngine:
         self._chunks_end = layout.capacity - chunk if stock else layout.capacity
         self._library = ctypes.CDLL(str(library))
         self._library.edgeqkv_executorch_version.restype = ctypes.c_char_p
-        require_version(self.version)
         if self.version != artifact.runtime_version:
             made_by = artifact.runtime_version
             raise EdgeQKVError(f"{program} was made by ExecuTorch {made_by}, and this is {self.version}; export it again")
         session, info = ctypes.c_void_p(), _Info()
         self._call("open", os.fsencode(program), threads or 0, ctypes.byref(session), ctypes.byref(info))
-        self._session, self._info = session, info
+        self._session: ctypes.c_void_p | None = session
+        self._info = info
         found, expected = (info.chunk, info.vocab_size, info.cache_bytes), (chunk, vocab_size, layout.bytes)
         if found != expected:
             raise EdgeQKVError(
@@ -69,15 +73,58 @@ class ExecutorchEngine:
 
     def run(self, ids: np.ndarray, position: int) -> np.ndarray:
         """Append ``ids`` (int64 [T]) at ``position``; logits of the last one, float32 [vocab_size]."""
-        if position > self._chunks_end and len(ids) > 1:
-            for i, token in enumerate(ids[:-1]):
-                self.run(np.array([token]), position + i)
-            ids, position = ids[-1:], position + len(ids) - 1
+        with self._alone():
+            if position > self._chunks_end:
+                for i, token in enumerate(ids[:-1]):
+                    self._run(np.array([token]), position + i)
+                ids, position = ids[-1:], position + len(ids) - 1
+            return self._run(ids, position)
+
+    def _run(self, ids: np.ndarray, position: int) -> np.ndarray:
         ids = np.ascontiguousarray(ids, np.int64)
         logits = np.empty(self._info.vocab_size, np.float32)
         where = (ctypes.c_int32(len(ids)), ctypes.c_int64(position))
         self._call("run", self._session, ids.ctypes.data_as(ctypes.c_void_p), *where, logits.ctypes.data_as(ctypes.c_void_p))
         return logits
+
+    def read(self, name: str, depth: int) -> np.ndarray:
+        with self._alone():
+            return self._filled(name, depth).copy()
+
+    def write(self, name: str, rows: np.ndarray) -> None:
+        with self._alone():
+            self._filled(name, rows.shape[position_axis(self._layout, name)])[...] = rows
+
+    def _filled(self, name: str, depth: int) -> np.ndarray:
+        """The first ``depth`` rows of a buffer where they lie in the session's arena."""
+        buffer = next(buffer for buffer in self._layout.buffers if buffer.name == name)
+        data, size = ctypes.c_void_p(), ctypes.c_size_t()
+        self._call("buffer", self._session, identifier(name).encode(), ctypes.byref(data), ctypes.byref(size))
+        if size.value != buffer.bytes:
+            raise EdgeQKVError(f"the program's {name} has {size.value} bytes, not {buffer.bytes}; export the bundle again")
+        memory = (ctypes.c_uint8 * buffer.bytes).from_address(data.value or 0)
+        array = np.ctypeslib.as_array(memory).view(buffer.dtype).reshape(buffer.shape)
+        before = (slice(None),) * position_axis(self._layout, name)
+        filled: np.ndarray = array[(*before, slice(depth))]
+        return filled
+
+    def fork(self) -> "ExecutorchEngine":
+        return ExecutorchEngine(*self._made_of)  # XNNPACK packs a matrix once for the process
+
+    def close(self) -> None:
+        with self._alone():
+            session, self._session = self._session, None
+            if session is not None:
+                self._library.edgeqkv_executorch_close(session)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._in_use.acquire(blocking=False):
+            raise EdgeQKVError("the session is in use by another thread; give each thread a session of its own")
+        try:
+            yield
+        finally:
+            self._in_use.release()
 
     def _call(self, name: str, *arguments: Any) -> None:
         """Raises what the function says went wrong."""
@@ -89,20 +136,8 @@ class ExecutorchEngine:
             raise kinds[code](sentence.value.decode(errors="replace"))
 
     def __del__(self) -> None:
-        session = getattr(self, "_session", None)
-        if session is not None:
-            self._library.edgeqkv_executorch_close(session)
-
-
-def require_version(wanted: str) -> None:
-    """Raises :class:`MissingPackage` unless the package is this very version: our session is compiled for its C++, and the
-    export relies on how it lays out its file."""
-    try:
-        found = version("executorch").partition("+")[0]
-    except PackageNotFoundError:
-        return  # its libraries come from elsewhere
-    if found != wanted:
-        raise MissingPackage(f'executorch is {found} and edgeqkv needs {wanted}: pip install "executorch=={wanted}"')
+        if getattr(self, "_session", None) is not None:
+            self.close()
 
 
 def _load_llama_operators() -> None:

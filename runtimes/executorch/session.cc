@@ -80,9 +80,10 @@ void take_log() {
   __atomic_store_n(&table->emit_log_message, &keep_first_error, __ATOMIC_RELEASE);
 }
 
+// Held while a program is loaded or let go of: the log, the pool of threads and XNNPACK's packed weights are the process's.
+std::mutex loading;
+
 void start_runtime() {
-  static std::mutex one_at_a_time;
-  std::lock_guard<std::mutex> lock(one_at_a_time);
   take_log();
   static bool started = false;
   if (started) return;
@@ -96,12 +97,11 @@ void start_runtime() {
 }
 
 // A session's use of ExecuTorch's one pool of threads. XNNPACK keeps the pool that it was given when a method was loaded, so its
-// size must not change, which makes a new pool, while there is any session.
+// size must not change, which makes a new pool, while there is any session. Made and destroyed under `loading`.
 class PoolUse {
  public:
   explicit PoolUse(int32_t threads) {
     if (threads < 0 || threads > kMost) throw Failure{kBadFile, "threads must be 0 to " + std::to_string(kMost)};
-    std::lock_guard<std::mutex> lock(mutex_);
     auto* pool = ::executorch::extension::threadpool::get_threadpool();
     if (threads && pool && pool->get_thread_count() != size_t(threads)) {
       if (users_)
@@ -111,16 +111,12 @@ class PoolUse {
     }
     users_++;
   }
-  ~PoolUse() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    users_--;
-  }
+  ~PoolUse() { users_--; }
   PoolUse(const PoolUse&) = delete;
   PoolUse& operator=(const PoolUse&) = delete;
 
  private:
   static constexpr int32_t kMost = 256;
-  static inline std::mutex mutex_;
   static inline int users_ = 0;
 };
 
@@ -367,6 +363,7 @@ const char* edgeqkv_executorch_version(void) { return EDGEQKV_EXECUTORCH_VERSION
 int32_t edgeqkv_executorch_open(const char* path, int32_t threads, edgeqkv_executorch** session, edgeqkv_executorch_info* info,
                                 char* error, size_t error_size) {
   return edgeqkv::executorch::guarded(error, error_size, [&] {
+    const std::lock_guard<std::mutex> lock(edgeqkv::executorch::loading);
     auto opened = std::make_unique<edgeqkv_executorch>(path, threads);
     *info = opened->info;
     *session = opened.release();
@@ -383,4 +380,7 @@ int32_t edgeqkv_executorch_buffer(edgeqkv_executorch* session, const char* name,
   return edgeqkv::executorch::guarded(error, error_size, [&] { session->buffer(name, data, bytes); });
 }
 
-void edgeqkv_executorch_close(edgeqkv_executorch* session) { delete session; }
+void edgeqkv_executorch_close(edgeqkv_executorch* session) {
+  const std::lock_guard<std::mutex> lock(edgeqkv::executorch::loading);
+  delete session;
+}

@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgeqkv.bundle import read_bundle
 from edgeqkv.errors import CacheFull, CheckFailed, EdgeQKVError, MissingPackage
+from edgeqkv.manifest import Artifact, Manifest
 
 _ERRORS: dict[int, type[EdgeQKVError]] = {
     1: CheckFailed,
@@ -89,6 +91,7 @@ class NativeBundle:
     ) -> None:
         if threads is not None and not 1 <= threads <= np.iinfo(np.int32).max:
             raise EdgeQKVError(f"threads must be at least 1, found {threads}")
+        self.manifest = read_bundle(folder)
         self._library = _load(libraries.edgeqkv)
         self._handle = ctypes.c_void_p()
         options = _OpenOptions(
@@ -102,6 +105,11 @@ class NativeBundle:
         )
         self.call("bundle_open", os.fsencode(folder), ctypes.byref(options), ctypes.byref(self._handle))
         self.info: dict[str, Any] = json.loads(self._library.edgeqkv_bundle_json(self._handle))
+
+    @property
+    def artifact(self) -> Artifact:
+        """The one that was opened."""
+        return next(a for a in self.manifest.artifacts if (a.runtime, a.kernel) == (self.info["runtime"], self.info["kernel"]))
 
     @property
     def handle(self) -> ctypes.c_void_p:
@@ -150,6 +158,14 @@ class NativeSession:
 
     def _take(self, bundle: NativeBundle, handle: ctypes.c_void_p) -> None:
         self.bundle, self._handle = bundle, handle
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def artifact(self) -> Artifact:
+        return self.bundle.artifact
 
     @property
     def depth(self) -> int:

@@ -11,8 +11,8 @@ from adbd import Adbd
 from conftest import one_sentence
 
 import edgeqkv
-from edgeqkv.bench.measure import _Visit
 from edgeqkv.bench.results import read_results
+from edgeqkv.bench.running import RunningCell
 
 pytestmark = pytest.mark.skipif(shutil.which("adb") is None, reason="needs Debian's adb")
 
@@ -51,7 +51,7 @@ def test_a_bundle_is_sent_and_measured_in_a_path_with_spaces(cli, adb, bundle, o
     assert outcome.code == 0, outcome.err
     record = json.loads(outcome.out)[0]
     assert (record["device"], record["rounds_done"]) == (f"adb://{phone.serial}", 2)
-    assert record["greedy_ids"] == list(edgeqkv.open(bundle, kernel=record["kernel"]).generate([1, 2, 3], limit=16))
+    assert record["greedy_ids"] == list(edgeqkv.open(bundle, kernel=record["subject"]["kernel"]).generate([1, 2, 3], limit=16))
     ours = tmp_path / "sd card; `touch hacked` $(touch hacked)" / "edgeqkv-bench"
     sent = [path for path in ours.rglob("model.data") if path.read_bytes() == (bundle / "onnx" / "model.data").read_bytes()]
     assert len(sent) == 1, "the file is identical on the device"
@@ -83,7 +83,7 @@ def test_a_device_that_is_not_there(cli, adb, bundle, options):
 
 
 def test_a_device_that_vanishes_keeps_what_was_measured(cli, adb, bundle, options, tmp_path, monkeypatch):
-    phone, before, seen = adb(), _Visit.at_depth, []
+    phone, before, seen = adb(), RunningCell.at_depth, []
 
     def vanishes(self, depth):
         seen.append(depth)
@@ -91,11 +91,11 @@ def test_a_device_that_vanishes_keeps_what_was_measured(cli, adb, bundle, option
             phone.vanish()
         before(self, depth)
 
-    monkeypatch.setattr(_Visit, "at_depth", vanishes)
+    monkeypatch.setattr(RunningCell, "at_depth", vanishes)
     outcome = cli("bench", bundle, "--device", f"adb://{phone.serial}", *options, "--results", tmp_path / "r.jsonl")
     assert outcome.code == 1
     records, failures = read_results([tmp_path / "r.jsonl"])
-    assert [(r.rounds_done, r.rounds) for r in records] == [(1, 2)]
+    assert [(r.rounds_done, r.plan.rounds) for r in records] == [(1, 2)]
     assert "ended during" in failures[0].message
 
 

@@ -8,19 +8,23 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from conftest import one_sentence
+from msgspec.structs import replace
+from records import PLAN
 
 import edgeqkv
-from edgeqkv.bench.baseline import Subject
+from edgeqkv.bench.baseline import Bundle
 from edgeqkv.bench.device import Device
-from edgeqkv.bench.fleet import Matrix
-from edgeqkv.bench.measure import _Visit, make_plan
+from edgeqkv.bench.matrix import Matrix, cells_of
+from edgeqkv.bench.memory import Memory
+from edgeqkv.bench.plan import default_depths
 from edgeqkv.bench.program import RUNNER
 from edgeqkv.bench.results import read_results
+from edgeqkv.bench.running import RunningCell
 from edgeqkv.bench.summary import written
 from edgeqkv.bench.worker_process import WorkerProcess
 from edgeqkv.bundle import read_bundle
@@ -44,19 +48,21 @@ def test_records_hold_what_was_asked_for(cli, bundles, tmp_path):
     records = json.loads(outcome.out)
     assert records == [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     for record, bundle in zip(records, bundles, strict=True):
-        assert record["cache_bytes"] == record["cache_bytes_analytic"] == edgeqkv.open(bundle).cache_bytes
-        assert [(t["depth"], len(t["seconds"])) for t in record["decode"]] == [(8, 6), (32, 6)]
-        assert all(seconds > 0 for t in record["decode"] for seconds in t["seconds"])
-        assert len(record["first_token"]["seconds"]) == 2
-        assert [(t["depth"], t["tokens"], len(t["seconds"])) for t in record["prefill"]] == [(0, 8, 2), (0, 32, 2)]
-        assert list(record["memory"]) == ["start", "loaded", "prefilled", "depth 8", "depth 32", "end"]
-        assert sum(record["memory_split"].values()) == max(m["peak_rss"] for m in record["memory"].values())
-        assert (record["rounds"], record["rounds_done"], len(record["vitals"])) == (2, 2, 3)
+        timings, memory = record["timings"], record["memory"]
+        assert memory["cache_bytes"] == memory["cache_bytes_analytic"] == edgeqkv.open(bundle).cache_bytes
+        assert [(t["depth"], len(t["seconds"])) for t in timings["decode"]] == [(8, 6), (32, 6)]
+        assert all(seconds > 0 for t in timings["decode"] for seconds in t["seconds"])
+        assert len(timings["first_token"]["seconds"]) == 2
+        assert [(t["depth"], t["tokens"], len(t["seconds"])) for t in timings["prefill"]] == [(0, 8, 2), (0, 32, 2)]
+        assert list(memory["phases"]) == ["start", "loaded", "prefilled", "depth 8", "depth 32", "end"]
+        assert sum(memory["split"].values()) == max(m["peak_rss"] for m in memory["phases"].values())
+        assert (record["plan"]["rounds"], record["rounds_done"], len(record["vitals"])) == (2, 2, 3)
         assert len(record["greedy_ids"]) == 16
-        assert record["memory"]["end"]["peak_rss"] >= record["memory"]["loaded"]["rss"] > 0
-        assert (record["threads"], record["runtime"], record["kernel"]) == (1, "onnx", "fused")
+        assert memory["phases"]["end"]["peak_rss"] >= memory["phases"]["loaded"]["rss"] > 0
+        assert (record["plan"]["threads"], record["plan"]["filled"]) == (1, "prefill")
+        assert (record["subject"]["runtime"], record["subject"]["kernel"]) == ("onnx", "fused")
         assert record["environment"]["emulated"] is False
-    assert records[0]["cache_bytes"] == 8 * records[1]["cache_bytes"]
+    assert records[0]["memory"]["cache_bytes"] == 8 * records[1]["memory"]["cache_bytes"]
 
 
 def test_the_table_compares_with_the_first_bundle(cli, bundles):
@@ -71,24 +77,32 @@ def test_the_table_compares_with_the_first_bundle(cli, bundles):
 def test_the_table_compares_a_model_with_itself_at_the_first_depth(cli, bundles):
     outcome = cli("bench", *bundles, "--depths", "8,32", "--rounds", 1, "--steps", 2, "--prompt", 4)
     assert "| its own 32 / 8 |" in outcome.out
-    assert "prefill tokens/s from 4 | prefill tokens/s from 28" in outcome.out
+    assert "prefill tokens/s to 8 | prefill tokens/s to 32" in outcome.out
+    assert "first token ms, 4 prompt tokens" in outcome.out
 
 
 def test_a_kernel_that_only_one_of_the_runtimes_has(bundles):
     manifest = read_bundle(bundles[0])
     program = replace(manifest.artifacts[0], runtime="executorch")
-    subject = Subject(bundles[0], replace(manifest, artifacts=(*manifest.artifacts, program)), None)
-    found = Matrix(("onnx", "executorch"), ("stock", "fused")).artifacts(subject)
-    assert list(found) == [("onnx", "stock"), ("onnx", "fused"), ("executorch", "fused")]
+    both = Bundle(bundles[0], replace(manifest, artifacts=(*manifest.artifacts, program)), None)
+    found = cells_of(Matrix(PLAN, ("onnx", "executorch"), ("stock", "fused")), [both])
+    assert [(cell.runtime, cell.kernel) for cell in found] == [("onnx", "stock"), ("onnx", "fused"), ("executorch", "fused")]
     with pytest.raises(EdgeQKVError, match="holds nothing for the runtime 'executorch' with the kernel 'stock'"):
-        Matrix(("onnx", "executorch"), ("stock",)).artifacts(subject)
+        cells_of(Matrix(PLAN, ("onnx", "executorch"), ("stock",)), [both])
+
+
+def test_a_runtime_that_is_not_measured(bundles):
+    manifest = read_bundle(bundles[0])
+    package = replace(manifest.artifacts[0], runtime="coreml")
+    bundle = Bundle(bundles[0], replace(manifest, artifacts=(*manifest.artifacts, package)), None)
+    assert "coreml" not in {artifact.runtime for cell in cells_of(Matrix(PLAN), [bundle]) for artifact in cell.artifacts}
     with pytest.raises(EdgeQKVError, match="bench does not measure Core ML"):
-        Matrix(("onnx", "coreml")).artifacts(subject)
+        cells_of(Matrix(PLAN, ("onnx", "coreml")), [bundle])
 
 
 def test_both_kernels_of_a_bundle_in_one_run(cli, bundles):
     outcome = cli("bench", bundles[0], "--kernels", "stock,fused", "--depths", "8", "--rounds", 1, "--steps", 2, "--json")
-    assert [record["kernel"] for record in json.loads(outcome.out)] == ["stock", "fused"]
+    assert [record["subject"]["kernel"] for record in json.loads(outcome.out)] == ["stock", "fused"]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +124,7 @@ def test_both_kernels_of_a_bundle_in_one_run(cli, bundles):
         (["--depths", "1,two"], "--depths takes whole numbers"),
         (["--rounds", "0"], "rounds, steps and prompt must be at least 1"),
         (["--threads", "0"], "threads must be at least 1"),
+        (["--results", "/proc/version"], "cannot write /proc/version"),
     ],
 )
 def test_bad_input(cli, bundles, arguments, reason):
@@ -129,61 +144,69 @@ def test_what_is_passed_over_is_said_once(cli, bundles, tmp_path):
     python = tmp_path / "python without the operator"
     python.write_text(
         f"""#!{sys.executable} -P
-import edgeqkv.runtimes as runtimes
 from edgeqkv.errors import MissingPackage
+from edgeqkv.targets import targets
 
-def missing(name):
-    raise MissingPackage("there is no operator")
+def missing(artifact):
+    if artifact.operators:
+        raise MissingPackage("there is no operator")
 
-runtimes.native_library = missing
+targets()["onnx"].missing = missing
 from edgeqkv.bench.worker import main
 main()
 """
     )
     python.chmod(0o755)
     outcome = cli("bench", *bundles, *QUICK, "--runner", "python", "--python", python, "--json")
-    assert [record["kernel"] for record in json.loads(outcome.out)] == ["stock", "stock"]
+    assert [record["subject"]["kernel"] for record in json.loads(outcome.out)] == ["stock", "stock"]
     assert outcome.err.count("running the stock graph, which is slower") == 1
 
 
 def test_a_worker_that_dies_is_reported():
-    with WorkerProcess(Device("local", ("sh", "-c"), None), "cat >/dev/null & exec sleep 60", "q-mqa") as worker:
+    with closing(WorkerProcess(Device("local", ("sh", "-c"), None), "cat >/dev/null & exec sleep 60", "q-mqa")) as worker:
         worker.kill()
         with pytest.raises(EdgeQKVError, match="q-mqa ended during 'memory': it was killed, probably for want of memory"):
-            worker.ask("memory")
+            worker.ask(Memory, "memory")
 
 
 def test_a_worker_that_says_why_it_dies_is_quoted():
     with (
-        WorkerProcess(Device("local", ("sh", "-c"), None), "echo no such library >&2; exit 3", "q-mqa") as worker,
+        closing(WorkerProcess(Device("local", ("sh", "-c"), None), "echo no such library >&2; exit 3", "q-mqa")) as worker,
         pytest.raises(EdgeQKVError, match="q-mqa ended during 'memory': no such library"),
     ):
-        worker.ask("memory")
+        worker.ask(Memory, "memory")
 
 
 def test_default_depths_fit():
-    plan = make_plan(None, 2, 512, 5, 8)
-    assert plan.depths == (120, 248, 504)
-    assert make_plan(None, 1, 12, 1, 1).depths[-1] + 1 <= 12
+    assert default_depths(512, 8) == (120, 248, 504)
+    assert default_depths(12, 1) == (2, 5, 11)
+
+
+def test_rows_of_zeros_reach_a_depth(cli, bundles, tmp_path):
+    outcome = cli("bench", *bundles, "--depths", "8,32", *QUICK[2:], "--fill", "zeros", "--runner", "python", "--json")
+    assert outcome.code == 0, outcome.err
+    for record in json.loads(outcome.out):
+        assert record["plan"]["filled"] == "zeros"
+        assert [t["depth"] for t in record["timings"]["decode"]] == [8, 32]
 
 
 def test_the_matrix_is_measured(cli, bundles, tmp_path):
     outcome = cli("bench", *bundles, *QUICK, "--depths", "4-16*2", "--threads", "1,2", "--kernels", "stock,fused", "--json")
     records = json.loads(outcome.out)
-    assert {(r["variant"], r["kernel"], r["threads"]) for r in records} == {
+    assert {(r["subject"]["variant"], r["subject"]["kernel"], r["plan"]["threads"]) for r in records} == {
         (variant, kernel, threads) for variant in ("QKV", "Q-MQA") for kernel in ("stock", "fused") for threads in (1, 2)
     }
     assert len({r["run"] for r in records}) == 2, "one interleaved run for each number of threads"
-    assert [t["depth"] for t in records[0]["decode"]] == [4, 8, 16]
+    assert [t["depth"] for t in records[0]["timings"]["decode"]] == [4, 8, 16]
 
 
 def test_every_format_says_the_same(cli, bundles, tmp_path):
     assert cli("bench", bundles[0], *QUICK, "--results", tmp_path / "r.jsonl").code == 0
     records, _ = read_results([tmp_path / "r.jsonl"])
     rows = list(csv.DictReader(io.StringIO(written(records, "csv"))))
-    assert [float(row["decode_p50_s"]) for row in rows] == [t.p50_s for t in records[0].decode]
+    assert [float(row["decode_p50_s"]) for row in rows] == [t.p50_s for t in records[0].timings.decode]
     assert json.loads(written(records, "json")) == [json.loads(line) for line in written(records, "jsonl").splitlines()]
-    assert f"{records[0].decode[-1].median * 1e3:.2f}" in written(records, "md")
+    assert f"{records[0].timings.decode[-1].median * 1e3:.2f}" in written(records, "md")
 
 
 def test_both_programs_continue_with_the_same_ids(cli, bundles):
@@ -191,14 +214,14 @@ def test_both_programs_continue_with_the_same_ids(cli, bundles):
         pytest.skip("this installation has no native runner, so there is one program only")
     records = [json.loads(cli("bench", bundles[1], *QUICK, "--no-baseline", "--json", *more).out)[0] for more in
                ([], ["--runner", "python"])]  # fmt: skip
-    assert [r["program"] for r in records] == ["edgeqkv-run", "python"]
+    assert [r["program"]["name"] for r in records] == ["edgeqkv-run", "python"]
     assert records[0]["greedy_ids"] == records[1]["greedy_ids"]
-    assert records[0]["cache_bytes"] == records[1]["cache_bytes"]
-    assert records[1]["packages"]["onnxruntime"] == records[1]["runtime_version"]
+    assert records[0]["memory"]["cache_bytes"] == records[1]["memory"]["cache_bytes"]
+    assert records[1]["program"]["packages"]["onnxruntime"] == records[1]["subject"]["runtime_version"]
 
 
 def test_an_interrupted_run_is_kept_and_resumed(cli, bundles, tmp_path, monkeypatch):
-    path, before = tmp_path / "r.jsonl", _Visit.at_depth
+    path, before = tmp_path / "r.jsonl", RunningCell.at_depth
     seen = []
 
     def interrupted(self, depth):
@@ -208,16 +231,16 @@ def test_an_interrupted_run_is_kept_and_resumed(cli, bundles, tmp_path, monkeypa
         before(self, depth)
 
     common = ("bench", *bundles, "--depths", "8,16", "--rounds", 3, "--steps", 2, "--cool-down", 0, "--results", path)
-    monkeypatch.setattr(_Visit, "at_depth", interrupted)
+    monkeypatch.setattr(RunningCell, "at_depth", interrupted)
     assert cli(*common).code == 1
     first, failures = read_results([path])
-    assert [(r.variant, r.rounds_done) for r in first] == [("QKV", 3), ("Q-MQA", 1)]
+    assert [(r.subject.variant, r.rounds_done) for r in first] == [("QKV", 3), ("Q-MQA", 1)]
     assert [f.message for f in failures] == ["the connection is gone"]
-    monkeypatch.setattr(_Visit, "at_depth", before)
+    monkeypatch.setattr(RunningCell, "at_depth", before)
     # Rounds that one bundle has missed cannot be made up for: the whole run is measured again.
     assert cli(*common, "--resume").code == 0
     last = read_results([path])[0][2:]
-    assert [(r.variant, r.rounds_done) for r in last] == [("QKV", 3), ("Q-MQA", 3)]
+    assert [(r.subject.variant, r.rounds_done) for r in last] == [("QKV", 3), ("Q-MQA", 3)]
     lines = path.read_text()
     assert cli(*common, "--resume").code == 0
     assert path.read_text() == lines, "what is complete is not measured again"
@@ -251,8 +274,8 @@ def test_ctrl_c_keeps_whole_rounds_and_resume_goes_on(cli, bundles, tmp_path):
     assert [(r.run, r.cell) for r in last] == [(r.run, r.cell) for r in first]
     for early, late in zip(first, last, strict=True):
         assert late.rounds_done == early.rounds_done + 2
-        assert late.decode[0].seconds[: len(early.decode[0].seconds)] == early.decode[0].seconds
-        assert len(late.decode[0].seconds) == 2 * late.rounds_done
+        assert late.timings.decode[0].seconds[: len(early.timings.decode[0].seconds)] == early.timings.decode[0].seconds
+        assert len(late.timings.decode[0].seconds) == 2 * late.rounds_done
 
 
 def children_of(pid):
@@ -261,9 +284,9 @@ def children_of(pid):
 
 
 def test_a_device_without_the_memory_loads_one_bundle_at_a_time(cli, bundles, monkeypatch):
-    monkeypatch.setattr("edgeqkv.bench.measure._fits", lambda environment, visits: False)
+    monkeypatch.setattr("edgeqkv.bench.measure.fits", lambda bench, cells: False)
     records = json.loads(cli("bench", *bundles, *QUICK, "--rounds", 2, "--json").out)
-    assert [(r["interleaving"], len(r["load_s"]), r["rounds_done"]) for r in records] == [("reloaded", 2, 2)] * 2
+    assert [(r["interleaving"], len(r["timings"]["load_s"]), r["rounds_done"]) for r in records] == [("reloaded", 2, 2)] * 2
 
 
 def test_one_bundle_that_fails_does_not_stop_the_other(cli, bundles, tmp_path):
@@ -274,6 +297,6 @@ def test_one_bundle_that_fails_does_not_stop_the_other(cli, bundles, tmp_path):
     (bundles[0] / "edgeqkv.json").write_text(manifest.replace(old, new))
     outcome = cli("bench", *bundles, *QUICK, "--results", tmp_path / "r.jsonl", "--json")
     assert outcome.code == 1
-    assert [r["variant"] for r in json.loads(outcome.out)] == ["Q-MQA"]
+    assert [r["subject"]["variant"] for r in json.loads(outcome.out)] == ["Q-MQA"]
     _, failures = read_results([tmp_path / "r.jsonl"])
     assert [f.bundle for f in failures] == ["QKV"]

@@ -37,15 +37,14 @@ def test_the_same_ids_and_nothing_timed(cli, bundles, options):
     records = json.loads(outcome.out)
     assert len(records) == 4
     for record in records:
-        bundle = bundles[0] if record["variant"] == "QKV" else bundles[1]
-        session = edgeqkv.open(bundle, kernel=record["kernel"])
+        bundle = bundles[0] if record["subject"]["variant"] == "QKV" else bundles[1]
+        session = edgeqkv.open(bundle, kernel=record["subject"]["kernel"])
         assert record["greedy_ids"] == list(session.generate([1, 2, 3], limit=16))
-        assert record["cache_bytes"] == record["cache_bytes_analytic"] == session.cache_bytes
+        assert record["memory"]["cache_bytes"] == record["memory"]["cache_bytes_analytic"] == session.cache_bytes
         environment = record["environment"]
         assert (environment["emulated"], environment["machine"], environment["cpu_features"]) == (True, "aarch64", None)
-        assert record["load_s"] == record["prefill"] == record["decode"] == []
-        assert record["first_token"] is record["memory_split"] is None
-        assert record["memory"] == {}
+        assert record["timings"] == {"load_s": [], "first_token": None, "prefill": [], "decode": []}
+        assert (record["memory"]["phases"], record["memory"]["split"]) == ({}, None)
 
 
 def test_the_summary_and_the_report_give_no_times(cli, bundles, options, tmp_path):
@@ -64,7 +63,9 @@ def test_over_adb(cli, bundles, options, tmp_path, adb_server):
     outcome = cli("bench", bundles[1], "--no-baseline", *options, *device, "--json")
     assert outcome.code == 0, outcome.err
     record = json.loads(outcome.out)[0]
-    assert record["greedy_ids"] == list(edgeqkv.open(bundles[1], kernel=record["kernel"]).generate([1, 2, 3], limit=16))
+    assert record["greedy_ids"] == list(
+        edgeqkv.open(bundles[1], kernel=record["subject"]["kernel"]).generate([1, 2, 3], limit=16)
+    )
     assert (tmp_path / "edgeqkv-bench" / "runner-aarch64" / "edgeqkv-run").read_bytes() == RUNNER.read_bytes()
     phone.vanish()
 

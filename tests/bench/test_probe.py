@@ -3,8 +3,10 @@
 import os
 import subprocess
 
+from msgspec.structs import asdict
+
+from edgeqkv.bench.machine import Cluster
 from edgeqkv.bench.probe import VITALS_SCRIPT, environment_script, parse_environment, parse_vitals
-from edgeqkv.bench.record import Cluster
 
 PHONE = """
 @@ cores
@@ -63,7 +65,7 @@ Filesystem 1024-blocks Used Available Capacity Mounted on
 
 def test_a_phone():
     e = parse_environment(PHONE, emulator=False)
-    assert (e.machine, e.model, e.soc, e.os, e.kernel) == (
+    assert (e.machine, e.model, e.soc, e.os, e.os_kernel) == (
         "aarch64",
         "Acme One $(reboot)",
         "SM8550",
@@ -90,8 +92,8 @@ def test_a_property_cannot_speak_to_the_terminal():
 
 def test_silence_is_null_everywhere():
     e = parse_environment("", emulator=False)
-    assert {name for name, value in vars(e).items() if value is not None} == {"emulated"}
-    assert set(vars(parse_vitals("")).values()) == {None}
+    assert {name for name, value in asdict(e).items() if value is not None} == {"emulated"}
+    assert set(asdict(parse_vitals("")).values()) == {None}
 
 
 def test_emulation_shows():
@@ -105,7 +107,7 @@ def test_this_machine():
     script = environment_script("/tmp/a folder's name")
     e = parse_environment(subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout, False)
     assert e.machine == os.uname().machine
-    assert e.kernel == f"{os.uname().sysname} {os.uname().release}"
+    assert e.os_kernel == f"{os.uname().sysname} {os.uname().release}"
     if os.path.exists("/proc/cpuinfo"):
         assert e.cores == os.cpu_count()
         assert e.memory_bytes > e.memory_available_bytes > 0

@@ -15,9 +15,9 @@ import pytest
 from conftest import one_sentence
 
 import edgeqkv
-from edgeqkv.bench.device import MARK, Connections
-from edgeqkv.bench.measure import _Visit
+from edgeqkv.bench.device import MARK, connections
 from edgeqkv.bench.results import read_results
+from edgeqkv.bench.running import RunningCell
 from edgeqkv.errors import EdgeQKVError
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/sbin")
@@ -116,10 +116,10 @@ def test_a_bundle_is_sent_measured_and_not_sent_again(cli, server, bundle, devic
     outcome = cli("bench", bundle, *device(one), "--rounds", 1, "--runner", "python", "--json")
     assert outcome.code == 0, outcome.err
     record = json.loads(outcome.out)[0]
-    assert (record["device"], record["program"], record["rounds_done"]) == (one.name, "python", 1)
+    assert (record["device"], record["program"]["name"], record["rounds_done"]) == (one.name, "python", 1)
     assert record["environment"]["machine"] == os.uname().machine
     assert record["environment"]["disk_free_bytes"] > 0
-    session = edgeqkv.open(bundle, kernel=record["kernel"])
+    session = edgeqkv.open(bundle, kernel=record["subject"]["kernel"])
     assert record["greedy_ids"] == list(session.generate([1, 2, 3], limit=16))
     sent = {path: path.stat().st_mtime_ns for path in device.folder.rglob("*") if path.is_file()}
     assert {path.name for path in sent} >= {MARK, "edgeqkv.json", "model.data", "edgeqkv.zip"}
@@ -144,7 +144,7 @@ def test_the_native_runner_is_sent_where_it_fits(cli, server, bundle, device, ex
     outcome = cli("bench", bundle, *device(server()), "--rounds", 1, "--json")
     assert outcome.code == 0, outcome.err
     record = json.loads(outcome.out)[0]
-    assert (record["program"], record["runtime"]) == ("edgeqkv-run", runtime)
+    assert (record["program"]["name"], record["subject"]["runtime"]) == ("edgeqkv-run", runtime)
     sent = {path.name for path in (device.folder / f"runner-{os.uname().machine}").iterdir()}
     assert "edgeqkv-run" in sent
     assert ("libexecutorch.so" in sent) == (runtime == "executorch")
@@ -160,14 +160,13 @@ def test_cleaning_removes_nothing_that_is_not_ours(server, device):
     one = server()
     device.folder.mkdir()
     (device.folder / "thesis.txt").write_text("years of work")
-    connections = Connections(str(device.folder.parent), one.config)
-    connections.open(one.name).clean()
-    connections.close()
+    with connections(str(device.folder.parent), one.config) as opened:
+        opened.open(one.name).clean()
     assert (device.folder / "thesis.txt").read_text() == "years of work"
 
 
 def test_a_connection_that_breaks_keeps_what_was_measured(cli, server, bundle, device, tmp_path, monkeypatch):
-    one, before, seen = server(), _Visit.at_depth, []
+    one, before, seen = server(), RunningCell.at_depth, []
 
     def breaks(self, depth):
         seen.append(depth)
@@ -175,7 +174,7 @@ def test_a_connection_that_breaks_keeps_what_was_measured(cli, server, bundle, d
             one.break_connections()
         before(self, depth)
 
-    monkeypatch.setattr(_Visit, "at_depth", breaks)
+    monkeypatch.setattr(RunningCell, "at_depth", breaks)
     path = tmp_path / "r.jsonl"
     common = ("bench", bundle, *device(one), "--rounds", 4, "--runner", "python", "--results", path)
     outcome = cli(*common)
@@ -187,7 +186,7 @@ def test_a_connection_that_breaks_keeps_what_was_measured(cli, server, bundle, d
     outcome = cli(*common, "--resume")
     assert outcome.code == 0, outcome.err
     records, _ = read_results([path])
-    assert [(r.rounds_done, len(r.decode[0].seconds)) for r in records] == [(4, 8)]
+    assert [(r.rounds_done, len(r.timings.decode[0].seconds)) for r in records] == [(4, 8)]
 
 
 def test_a_changed_host_key(cli, server, bundle, device):
@@ -210,25 +209,23 @@ def test_a_key_that_is_not_accepted(cli, server, bundle, device):
 def test_no_space(server, device, bundle):
     """A quota on the size of files stands in for a full disk: the write fails halfway."""
     one = server(more='ForceCommand sh -c \'ulimit -f 1; trap "" XFSZ; eval "$SSH_ORIGINAL_COMMAND"\'\n')
-    connections = Connections(str(device.folder.parent), one.config)
-    opened = connections.open(one.name)
-    with pytest.raises(EdgeQKVError, match="sending model.data failed: .*(too large|limit)"):
-        opened.send({"model.data": bundle / "onnx" / "model.data"}, "bundle")
-    connections.close()
+    with connections(str(device.folder.parent), one.config) as opened:
+        small = opened.open(one.name)
+        with pytest.raises(EdgeQKVError, match="sending model.data failed: .*(too large|limit)"):
+            small.send({"model.data": bundle / "onnx" / "model.data"}, "bundle")
     assert [path.name for path in device.folder.rglob("*") if path.is_file()] == [MARK]
 
 
 def test_too_little_space_is_told_before_anything_is_sent(server, device):
     one = server()
-    connections = Connections(str(device.folder.parent), one.config)
-    opened = connections.open(one.name)
     said = "Filesystem 1024-blocks Used Available Capacity Mounted\\nx 9 8 1024 99%% /\\n"
-    full = type(opened)(opened.name, (*opened.transport, f'df() {{ printf "{said}"; }};'), opened.folder)
-    with pytest.raises(
-        EdgeQKVError, match=r"1,024.0 MiB have to be sent and 1.0 MiB are free; free some space, remove .*--clean"
-    ):
-        full._check_room(2**30)
-    connections.close()
+    with connections(str(device.folder.parent), one.config) as opened:
+        found = opened.open(one.name)
+        full = type(found)(found.name, (*found.transport, f'df() {{ printf "{said}"; }};'), found.folder)
+        with pytest.raises(
+            EdgeQKVError, match=r"1,024.0 MiB have to be sent and 1.0 MiB are free; free some space, remove .*--clean"
+        ):
+            full._check_room(2**30)
 
 
 def test_one_device_that_is_away_does_not_stop_the_other(cli, server, bundle, device, tmp_path):

@@ -25,7 +25,7 @@ def test_scales_cover_what_the_text_puts_into_the_cache(text_model, tmp_path):
     for layer in range(2):
         rows = eager._cache[layer, "k"][0, :, : len(ids)].numpy()  # [n_kv_head, depth, head_dim]
         expected = np.abs(rows).max(axis=1).reshape(-1) * HEADROOM / 127
-        np.testing.assert_allclose(manifest.artifacts[1].cache.scales[f"cache.{layer}.k"], expected, rtol=1e-5)
+        np.testing.assert_allclose(manifest.artifacts[1].cache.static_scales[f"cache.{layer}.k"], expected, rtol=1e-5)
 
 
 def test_another_text_gives_other_scales(text_model, tmp_path):
@@ -33,7 +33,7 @@ def test_another_text_gives_other_scales(text_model, tmp_path):
     a = edgeqkv.export(text_model, tmp_path / "a", cache="int8", calibration=tmp_path / "a.txt").artifacts[1]
     b = edgeqkv.export(text_model, tmp_path / "b", cache="int8").artifacts[1]
     assert a.kernel == "stock"
-    assert a.cache.scales != b.cache.scales
+    assert a.cache.static_scales != b.cache.static_scales
 
 
 def test_calibration_text_that_cannot_be_used(text_model, tiny_model, tmp_path):

@@ -8,16 +8,22 @@ from conftest import tiny_config, tiny_weights
 import edgeqkv
 from edgeqkv.cache import cache_layout
 from edgeqkv.eager import EagerModel
-from edgeqkv.export.onnx import attention_form, build_graph, write_graphs
-from edgeqkv.model_folder import write_model
+from edgeqkv.export.onnx.attention import attention_form
+from edgeqkv.export.onnx.graph import write_graphs
+from edgeqkv.export.onnx.write import build_graph, weight_formats
+from edgeqkv.model_folder import Model, write_model
 from edgeqkv.native import native_library
 from edgeqkv.presets import preset
-from edgeqkv.runtimes import OPERATORS
+from edgeqkv.runtimes.onnx.target import LIBRARY
+from edgeqkv.text import Text
 
 VARIANTS = ["QKV", "GQA-2", "MQA", "Q-K=V", "Q-GQA-2", "Q-MQA", "Q=K-V", "Q=K=V"]
-
-
 KERNELS = ["fused", "stock"]
+FP32, INT8 = (weight_formats(scheme, "fused") for scheme in ("fp32", "int8"))
+
+
+def kv_width(config):
+    return config.row.kv_heads * config.row.widths["k"]
 
 
 def exported(golden, tmp_path, kernel, **options):
@@ -69,10 +75,10 @@ def test_both_stock_forms_of_attention_compute_the_same(variant, cache, tmp_path
     weights = tiny_weights(config)
     layout = cache_layout(config, 32, cache, "static")
     generator = np.random.default_rng(3)
-    scales = {name: generator.uniform(0.02, 0.04, config.kv_dim).astype(np.float32) for name in layout.names}
+    scales = {name: generator.uniform(0.02, 0.04, kv_width(config)).astype(np.float32) for name in layout.names}
     ids = np.arange(20) * 7 % config.token_count
     gqa, folded = (
-        run_plain(build_graph(config, weights, layout, False, scales, form), layout, ids, tmp_path / form)
+        run_plain(build_graph(config, weights, layout, FP32, scales, form), layout, ids, tmp_path / form)
         for form in ("gqa", "folded")
     )
     np.testing.assert_allclose(gqa, folded, atol=1e-5)
@@ -88,9 +94,9 @@ def test_the_fused_graph_without_our_engine_copies_its_cache_and_computes_the_sa
     config = tiny_config(variant)
     weights, layout = tiny_weights(config), cache_layout(config, 32, cache)
     options = onnxruntime.SessionOptions()
-    options.register_custom_ops_library(str(native_library(OPERATORS["onnx"])))
+    options.register_custom_ops_library(str(native_library(LIBRARY)))
     ids = np.arange(20) * 7 % config.token_count
-    graph = build_graph(config, weights, layout, False, {}, "fused")
+    graph = build_graph(config, weights, layout, FP32, {}, "fused")
     logits = run_plain(graph, layout, ids, tmp_path, options)
     expected = EagerModel(config, weights).forward(ids.tolist())[-1]
     np.testing.assert_allclose(logits, expected, atol={"fp32": 1e-5, "fp16": 5e-3, "int8": 0.1}[cache])
@@ -102,25 +108,25 @@ def run_plain(graph, layout, ids, folder, options=None):
 
     write_graphs({"model.onnx": graph}, folder)
     session = onnxruntime.InferenceSession(folder / "model.onnx", options)
-    feeds = {name: np.zeros(shape, dtype) for name, (dtype, shape) in layout.buffers.items()}
+    feeds = {buffer.name: np.zeros(buffer.shape, buffer.dtype) for buffer in layout.buffers}
     return session.run(["logits"], {"ids": ids, "position": np.zeros(1, np.int64), **feeds})[0]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_graph_has_one_cache_tensor_a_layer_when_v_is_k(variant, tmp_path):
     config = tiny_config(variant)
-    layout, stock = cache_layout(config, 32, "fp32"), attention_form(config, "fp32")
-    forms = {form: build_graph(config, tiny_weights(config), layout, True, {}, form) for form in ("fused", stock)}
+    layout, stock = cache_layout(config, 32, "fp32"), attention_form(config.row, "fp32")
+    forms = {form: build_graph(config, tiny_weights(config), layout, INT8, {}, form) for form in ("fused", stock)}
     write_graphs({f"{form}.onnx": graph for form, graph in forms.items()}, tmp_path)
     for form in forms:
         graph = onnx.load(tmp_path / f"{form}.onnx", load_external_data=False).graph
         caches = [value.name for value in graph.input if value.name.startswith("cache.")]
-        assert len(caches) == config.n_layer * (1 if config.v_is_k else 2)
+        assert len(caches) == config.n_layer * (1 if config.row.k_only else 2)
         for node in graph.node:
             if node.op_type == "GroupQueryAttention":
-                assert (node.input[3] == node.input[4]) == config.v_is_k
+                assert (node.input[3] == node.input[4]) == config.row.k_only
             if node.op_type == "CachedAttention":
-                assert (node.input[2] == "") == config.v_is_k
+                assert (node.input[2] == "") == config.row.k_only
         appended = [node.input[0] for node in graph.node if node.op_type == "TensorScatter"]
         fused = [name for node in graph.node if node.op_type == "CachedAttention" for name in node.input[4:] if name]
         assert (len(fused) > 0) == (form == "fused")
@@ -130,7 +136,7 @@ def test_the_graph_has_one_cache_tensor_a_layer_when_v_is_k(variant, tmp_path):
 
 def test_embedding_and_head_are_one_int8_tensor(tmp_path):
     config = tiny_config("Q-MQA")
-    built = build_graph(config, tiny_weights(config), cache_layout(config, 32, "fp32"), True, {}, "fused")
+    built = build_graph(config, tiny_weights(config), cache_layout(config, 32, "fp32"), INT8, {}, "fused")
     write_graphs({"model.onnx": built}, tmp_path)
     graph = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph
     users = {node.op_type for node in graph.node if "wte.weight.int8" in node.input}
@@ -153,7 +159,7 @@ def test_padding_rows_are_minus_infinity(tiny_model, tmp_path):
 def test_folded_attention_where_enough_query_heads_share_a_kv_head():
     def folded(dtype):
         names = ("QKV", "Q-K=V", "Q-GQA-8", "Q-GQA-4", "Q-GQA-2", "Q-MQA")
-        return [name for name in names if attention_form(preset("paper-300m", name), dtype) == "folded"]
+        return [name for name in names if attention_form(preset("paper-300m", name).row, dtype) == "folded"]
 
     assert folded("fp32") == ["Q-GQA-4", "Q-GQA-2", "Q-MQA"]
     assert folded("int8") == ["Q-GQA-2", "Q-MQA"]
@@ -161,7 +167,7 @@ def test_folded_attention_where_enough_query_heads_share_a_kv_head():
 
 def test_widths_that_int8_blocks_do_not_divide(tmp_path):
     config = tiny_config("Q-MQA", d_model=40, d_mlp=128)
-    write_model(tmp_path / "odd", config, tiny_weights(config), "# odd\n")
+    write_model(tmp_path / "odd", Model(config, tiny_weights(config), None, Text(), ""), "# odd\n")
     with pytest.raises(edgeqkv.EdgeQKVError, match="multiple of 16, found 40"):
         edgeqkv.export(tmp_path / "odd", tmp_path / "bundle")
     edgeqkv.export(tmp_path / "odd", tmp_path / "bundle", weights="fp32")
@@ -169,10 +175,10 @@ def test_widths_that_int8_blocks_do_not_divide(tmp_path):
 
 @pytest.mark.parametrize("variant", ["Q-K=V", "Q-MQA"])
 def test_the_scales_of_an_int8_cache_are_in_the_graph_once(variant, tmp_path):
-    config = tiny_config(variant, n_head=8, n_kv_head=8)
+    config = tiny_config(variant, n_head=8)
     layout = cache_layout(config, 32, "int8", "static")
-    scales = {name: np.full(config.kv_dim, 0.1 + i, np.float32) for i, name in enumerate(layout.names)}
-    built = build_graph(config, tiny_weights(config), layout, True, scales, attention_form(config, "int8"))
+    scales = {name: np.full(kv_width(config), 0.1 + i, np.float32) for i, name in enumerate(layout.names)}
+    built = build_graph(config, tiny_weights(config), layout, INT8, scales, attention_form(config.row, "int8"))
     write_graphs({"model.onnx": built}, tmp_path)
     graph = onnx.load(tmp_path / "model.onnx").graph
     held = [tensor for tensor in graph.initializer if tensor.name.startswith("cache.")]

@@ -2,13 +2,14 @@
 
 import math
 import random
-from dataclasses import replace
+import time
 
 import pytest
-from records import made_record
+from msgspec.structs import replace
+from records import changed, made_record
 
-from edgeqkv.bench.record import timing
-from edgeqkv.report.compare import Ratio, baseline_of, speed_ratio
+from edgeqkv.bench.timing import timing
+from edgeqkv.report.compare import Baselines, Ratio, deepest, speed_ratio
 
 ROUNDS, STEPS = 5, 8
 
@@ -65,11 +66,45 @@ def test_what_a_difference_is(ratio, differs):
     assert Ratio(*ratio).differs is differs
 
 
+def baseline_of(record, run):
+    return Baselines(run).of(record)
+
+
 def test_the_baseline_is_the_one_most_alike():
     ours = made_record("Q-MQA", cache="int8", kernel="stock")
     plain, alike = made_record(), made_record(cell="other", cache="int8", kernel="stock")
     longer = made_record(cell="longer", cache="int8", kernel="stock", capacity=2048)
     assert baseline_of(ours, [plain, longer, alike, ours]) is alike
     assert baseline_of(plain, [plain, alike]) is None
-    other = replace(ours.model, n_layer=7)
-    assert baseline_of(replace(ours, model=other), [plain, alike]) is None
+    other = replace(ours.subject.model, n_layer=7)
+    assert baseline_of(changed(ours, model=other), [plain, alike]) is None
+
+
+def test_of_two_that_are_as_alike_the_first_is_the_baseline():
+    ours = made_record("Q-MQA", cache="int8")
+    first, second = made_record(weights="fp32", cache="int8"), made_record(weights="fp16", cache="int8")
+    assert baseline_of(ours, [first, second]) is first
+    assert baseline_of(ours, [second, first]) is second
+
+
+def test_ten_thousand_records_of_a_run_are_paired_in_seconds():
+    plain, ours = made_record(), made_record("Q-MQA", cache="int8")
+    run = [one for i in range(5000) for one in (changed(plain, kernel=f"k{i}"), changed(ours, kernel=f"k{i}"))]
+    start = time.monotonic()
+    baselines = Baselines(run)
+    assert all(baselines.of(record) is run[i - 1] for i, record in enumerate(run) if i % 2)
+    assert time.monotonic() - start < 20
+
+
+def test_decoding_is_compared_where_both_were_measured():
+    ours, theirs = made_record("Q-MQA"), made_record()
+    assert [timing.depth for timing in deepest(ours, theirs)] == [1000, 1000]
+    shallow = changed(theirs, decode=theirs.timings.decode[:1])
+    assert [timing.depth for timing in deepest(ours, shallow)] == [128, 128]
+    assert deepest(ours, changed(theirs, decode=())) is None
+
+
+def test_samples_at_the_ends_of_what_a_record_holds():
+    """The interval is then as wide as a number can be."""
+    ratio = speed_ratio(timing(1, 1, (1e9, 1e-12)), timing(1, 1, (1e-12, 1e9)), 2)
+    assert not ratio.differs

@@ -1,14 +1,14 @@
 """The report says what the records say, and nothing that a record holds can become markup."""
 
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from conftest import one_sentence
-from records import COLD, ENVIRONMENT, MIB, made_record
+from msgspec.structs import replace
+from records import COLD, ENVIRONMENT, MIB, NOT_TIMED, made_record
 
-from edgeqkv.bench.record import Failure
+from edgeqkv.bench.record import Failure, ProgramEntry
 from edgeqkv.bench.results import append
 from edgeqkv.manifest import ParityRecord
 from edgeqkv.report.content import content
@@ -53,7 +53,7 @@ def test_the_verdict_says_when_nothing_was_found_or_it_is_worse():
 
 def test_only_records_of_one_run_are_compared():
     apart = [made_record(), made_record("Q-MQA", run="run-2")]
-    assert verdict(apart).startswith("No variant was measured beside a QKV baseline")
+    assert verdict(apart).startswith("No variant was measured beside a baseline")
 
 
 def test_a_throttled_run_says_so():
@@ -63,7 +63,7 @@ def test_a_throttled_run_says_so():
 
 
 def test_nothing_but_failures():
-    failure = Failure(2, "failure", "", "now", "adb://A1", None, "it is offline")
+    failure = Failure(3, "", "now", "adb://A1", None, "it is offline")
     found = content([], [failure])
     assert found.verdict == "Nothing could be measured; why is told below."
     assert "it is offline" in page(found)
@@ -72,8 +72,8 @@ def test_nothing_but_failures():
 
 def test_emulated_records_give_no_times():
     emulated = replace(ENVIRONMENT, emulated=True)
-    quiet = {"environment": emulated, "load_s": (), "first_token": None, "prefill": (), "decode": (), "memory": {}}
-    found = content([made_record(**quiet, memory_split=None), made_record("Q-MQA", **quiet, memory_split=None)], [])
+    quiet = {"environment": emulated, **NOT_TIMED}
+    found = content([made_record(**quiet), made_record("Q-MQA", **quiet)], [])
     assert found.verdict.startswith("No variant was measured")
     text = page(found)
     assert "5 6 7" in text
@@ -108,12 +108,12 @@ def test_the_numbers_on_the_page_are_those_of_the_records():
     text = page(content(records, [], budget=40 * MIB))
     cells = Cells(text).cells
     for record in records:
-        row = cells.index(f"{record.variant}, int8 / fp32, onnx fused", cells.index("MiB"))
-        split = record.memory_split
+        row = cells.index(f"{record.subject.variant}, int8 / fp32, onnx fused", cells.index("MiB"))
+        split = record.memory.split
         assert cells[row + 1 : row + 5] == [
             f"{x / MIB:,.1f}" for x in (split.weights, split.cache, split.rest, (32 * MIB + split.cache))
         ]
-        for timing in record.decode:
+        for timing in record.timings.decode:
             assert f"{timing.p50_s * 1e3:.2f} {timing.p90_s * 1e3:.2f} {timing.p99_s * 1e3:.2f}" in cells
             assert f"{timing.p50_s:.6g}" in cells, "in the table of every number"
     assert "30.30 (+1.00 % by the export), passed" in cells
@@ -146,7 +146,7 @@ HOSTILE = "</style></text><script>alert(1)</script>\"'><img src=x onerror=alert(
 
 def hostile_records():
     environment = replace(
-        ENVIRONMENT, model=HOSTILE, soc=HOSTILE, os=HOSTILE, kernel=HOSTILE, affinity=HOSTILE, governors=(HOSTILE,)
+        ENVIRONMENT, model=HOSTILE, soc=HOSTILE, os=HOSTILE, os_kernel=HOSTILE, affinity=HOSTILE, governors=(HOSTILE,)
     )
     vitals = (replace(COLD, battery_status=HOSTILE, temperatures={HOSTILE: 30_000}),) * 2
     words = {"environment": environment, "vitals": vitals, "device": HOSTILE, "bundle": HOSTILE, "runtime_version": HOSTILE}
@@ -154,15 +154,14 @@ def hostile_records():
         "kernel": HOSTILE,
         "cache": HOSTILE,
         "weights": HOSTILE,
-        "git_commit": HOSTILE,
-        "program": HOSTILE,
+        "program": ProgramEntry(HOSTILE, HOSTILE, HOSTILE, {}),
         "time": HOSTILE,
     }
     return [made_record(**words), made_record("Q-MQA", milliseconds=5.0, **words)]
 
 
 def test_a_hostile_device_cannot_inject_into_the_page():
-    failure = Failure(2, "failure", HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE)
+    failure = Failure(3, HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE)
     text = page(content(hostile_records(), [failure]))
     tags = Cells(text).tags
     assert not {tag for tag, _ in tags} & {"script", "img", "a"}
@@ -196,14 +195,14 @@ def test_the_command_writes_both_kinds(cli, tmp_path):
         (["r.jsonl", "--out", "nowhere/r.html"], "the folder nowhere does not exist"),
         (["missing.jsonl", "--out", "r.html"], "missing.jsonl does not exist"),
         (["empty.jsonl", "--out", "r.html"], "there are no records; edgeqkv bench --results writes them"),
-        (["old.jsonl", "--out", "r.html"], "expected a record of schema 2, found 1; measure again"),
+        (["old.jsonl", "--out", "r.html"], "expected a record of schema 3, found 2; measure again"),
     ],
 )
 def test_bad_input(cli, tmp_path, monkeypatch, arguments, reason):
     monkeypatch.chdir(tmp_path)
     append(tmp_path / "r.jsonl", pair())
     (tmp_path / "empty.jsonl").write_text("\n")
-    (tmp_path / "old.jsonl").write_text('{"schema": 1}\n')
+    (tmp_path / "old.jsonl").write_text('{"schema": 2}\n')
     outcome = cli("report", *arguments)
     assert outcome.code == 2
     assert reason in one_sentence(outcome)

@@ -138,7 +138,7 @@ void print(const Case& c) {
 int main(int argc, char** argv) {
   bool prefill = argc > 1 && !std::strcmp(argv[1], "prefill"), cached = argc > 1 && !std::strcmp(argv[1], "cached");
   int isa = EDGEQKV_ISA_AUTO;
-  for (int i = EDGEQKV_ISA_SCALAR; argc > 2 && i <= EDGEQKV_ISA_NEON_DOT; i++)
+  for (int i = EDGEQKV_ISA_SCALAR; argc > 2 && i < EDGEQKV_ISA_COUNT; i++)
     if (!std::strcmp(argv[2], edgeqkv_attention_isa_name(i))) isa = i;
   isa = edgeqkv_attention_isa(isa);
   if (isa < 0 || (argc > 2 && std::strcmp(argv[2], edgeqkv_attention_isa_name(isa)))) {

@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
   a.position = std::atoi(argv[5]), a.capacity = a.position + 1;
   a.dtype = std::strcmp(argv[4], "int8") ? EDGEQKV_FP32 : EDGEQKV_INT8;
   a.isa = -1;
-  for (int isa = EDGEQKV_ISA_SCALAR; isa <= EDGEQKV_ISA_NEON_DOT; isa++)
+  for (int isa = EDGEQKV_ISA_SCALAR; isa < EDGEQKV_ISA_COUNT; isa++)
     if (!std::strcmp(argv[1], edgeqkv_attention_isa_name(isa))) a.isa = isa;
 
   size_t rows = size_t(a.n_kv_head) * size_t(a.capacity), n = rows * kDim;

@@ -58,13 +58,16 @@ extern "C" {
 
 enum { EDGEQKV_FP32 = 0, EDGEQKV_FP16 = 1, EDGEQKV_INT8 = 2 }; /* cache dtype */
 
-enum { /* instruction set; AUTO takes the best one that this CPU has */
+/* Instruction set. AUTO takes the best one that this CPU has, or the one that the environment variable EDGEQKV_ISA names when it is
+ * first asked for ("scalar", "avx2", "avx512", "neon", "neon+dot"); one that cannot run here is then EDGEQKV_NO_ISA. */
+enum {
   EDGEQKV_ISA_AUTO = 0,
   EDGEQKV_ISA_SCALAR = 1,
   EDGEQKV_ISA_AVX2 = 2,    /* with FMA and F16C */
   EDGEQKV_ISA_AVX512 = 3,  /* F, BW, DQ, VL and VNNI; with a width that is no multiple of 16 it runs AVX2 */
   EDGEQKV_ISA_NEON = 4,
-  EDGEQKV_ISA_NEON_DOT = 5 /* with the ARMv8.2 dot product */
+  EDGEQKV_ISA_NEON_DOT = 5, /* with the ARMv8.2 dot product */
+  EDGEQKV_ISA_COUNT        /* no instruction set: above all of them, in no order of preference */
 };
 
 enum { /* what edgeqkv_attention returns */
@@ -84,7 +87,7 @@ typedef struct {
   int32_t value_start; /* value_start + value_dim <= row_dim; 0 if there is v */
   int32_t value_dim;   /* 8 .. 2048 */
   int32_t scale_split; /* 0 .. row_dim - 8; 0, and always with v: one scale for each row. Ignored unless int8 */
-  int32_t capacity;    /* positions that the cache holds */
+  int32_t capacity;    /* positions that the cache holds, 1 .. 2^30 */
   int32_t position;    /* positions filled before this call, >= 0 */
   int32_t n_token;     /* >= 1 */
   int32_t dtype;       /* of the caches: EDGEQKV_FP32, _FP16 or _INT8 */

@@ -99,7 +99,7 @@ int check(const edgeqkv_attention_args& a) {
   bool heads = a.n_kv_head >= 1 && a.n_head >= 1 && a.n_head % a.n_kv_head == 0;
   bool rows = in_range(a.row_dim, 8, kMaxRow) && in_range(a.key_dim, 8, a.row_dim) && in_range(a.value_dim, 8, kMaxRow);
   bool slices = a.v ? a.key_dim == a.row_dim && a.value_start == 0 : in_range(a.value_start, 0, int64_t(a.row_dim) - a.value_dim);
-  bool times = a.capacity >= 1 && a.position >= 0 && a.n_token >= 1;
+  bool times = a.capacity >= 1 && a.capacity <= 1 << 30 && a.position >= 0 && a.n_token >= 1;
   if (!heads || !rows || !slices || !times || a.dtype < EDGEQKV_FP32 || a.dtype > EDGEQKV_INT8) return EDGEQKV_BAD_ARGUMENT;
   if (!a.q || !a.k || !a.k_cache || !a.out || (a.v && !a.v_cache)) return EDGEQKV_BAD_ARGUMENT;
   if (a.dtype == EDGEQKV_INT8) {
@@ -167,5 +167,5 @@ extern "C" int32_t edgeqkv_attention_isa(int32_t isa) { return resolve_isa(isa);
 
 extern "C" const char* edgeqkv_attention_isa_name(int32_t isa) {
   static const char* const names[] = {"auto", "scalar", "avx2", "avx512", "neon", "neon+dot"};
-  return isa >= 0 && isa <= EDGEQKV_ISA_NEON_DOT ? names[isa] : "unknown";
+  return isa >= 0 && isa < EDGEQKV_ISA_COUNT ? names[isa] : "unknown";
 }

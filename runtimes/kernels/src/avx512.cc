@@ -10,8 +10,6 @@ struct Avx512 {
   using F = __m512;
   static constexpr int W = 16, kRows = 24, kAccRows = 4, kAccVecs = 4;
 
-  static constexpr bool kIntegerTile = false;
-
   static F load(const float* p) { return _mm512_loadu_ps(p); }
   static F load(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   static F load(const int8_t* p) {
@@ -134,6 +132,14 @@ struct Avx512 {
     }
   }
 
+  // Of each 128 bits: y[i] has bytes 4 i .. 4 i + 3 of the four rows x, a byte of each side by side.
+  static void interleave(const __m512i* x, __m512i* y) {
+    __m512i ab = _mm512_unpacklo_epi8(x[0], x[1]), AB = _mm512_unpackhi_epi8(x[0], x[1]);
+    __m512i cd = _mm512_unpacklo_epi8(x[2], x[3]), CD = _mm512_unpackhi_epi8(x[2], x[3]);
+    y[0] = _mm512_unpacklo_epi16(ab, cd), y[1] = _mm512_unpackhi_epi16(ab, cd);
+    y[2] = _mm512_unpacklo_epi16(AB, CD), y[3] = _mm512_unpackhi_epi16(AB, CD);
+  }
+
   // Rows from n on, and dimensions outside of the mask, are taken as zeros; kWhole promises that there are none.
   template <bool kWhole>
   static void four_rows(const int8_t* row, ptrdiff_t stride, int n, __mmask64 mask, const PackedWeights& packed, int j, __m512i* h,
@@ -143,15 +149,75 @@ struct Avx512 {
     for (int i = 0; i < 4; i++)
       x[i] = kWhole ? _mm512_loadu_si512(row + i * stride)
                     : _mm512_maskz_loadu_epi8(i < n ? mask : 0, row + i * stride);
-    __m512i ab = _mm512_unpacklo_epi8(x[0], x[1]), AB = _mm512_unpackhi_epi8(x[0], x[1]);
-    __m512i cd = _mm512_unpacklo_epi8(x[2], x[3]), CD = _mm512_unpackhi_epi8(x[2], x[3]);
-    y[0] = _mm512_unpacklo_epi16(ab, cd), y[1] = _mm512_unpackhi_epi16(ab, cd);
-    y[2] = _mm512_unpacklo_epi16(AB, CD), y[3] = _mm512_unpackhi_epi16(AB, CD);
+    interleave(x, y);
     __m512i high = four_bytes(packed.high + j), low = four_bytes(packed.low + j);
     EDGEQKV_UNROLL
     for (int i = 0; i < 4; i++) {
       h[i] = _mm512_dpbusd_epi32(h[i], high, y[i]);
       l[i] = _mm512_dpbusd_epi32(l[i], low, y[i]);
+    }
+  }
+
+  // integer_tile.h. VPDPBUSD multiplies unsigned bytes by signed ones: groups are unsigned, lanes signed. So keys are offset by
+  // 128, and a weight's digits are the bytes of an unsigned 16-bit integer.
+  static constexpr bool kIntegerTile = true;
+  static constexpr int kTileKeys = 8, kTileVecs = 4, kLargestWeight = 65535, kKeyOffset = 128;
+  using I = __m512i;
+
+  static I zero() { return _mm512_setzero_si512(); }
+  static I load_integers(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static I dot(I sum, I x, const char* y) { return _mm512_dpbusd_epi32(sum, four_bytes(reinterpret_cast<const uint8_t*>(y)), x); }
+  static I times_256(I x) { return _mm512_slli_epi32(x, 8); }
+  static I sub_integers(I a, I b) { return _mm512_sub_epi32(a, b); }
+  static F to_float(I x) { return _mm512_cvtepi32_ps(x); }
+
+  static void split(const int16_t* x, int n, int8_t* high, int8_t* low) {
+    for (int i = 0; i < n; i += 16) {
+      __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
+      __m256i h = _mm256_srai_epi16(_mm256_add_epi16(y, _mm256_set1_epi16(128)), 8);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(high + i), _mm256_cvtepi16_epi8(h));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(low + i), _mm256_cvtepi16_epi8(y));
+    }
+  }
+
+  static void round_group(const F* x, int32_t* high, int32_t* low) {
+    __m512i y[4];
+    EDGEQKV_UNROLL
+    for (int i = 0; i < 4; i++) y[i] = _mm512_cvtps_epi32(x[i]);
+    // Two 16-bit integers to a lane; then one takes the even bytes and the other the odd ones.
+    __m512i ac = _mm512_or_si512(y[0], _mm512_slli_epi32(y[2], 16)), bd = _mm512_or_si512(y[1], _mm512_slli_epi32(y[3], 16));
+    __m512i even = _mm512_set1_epi16(255);
+    constexpr int kSelect = 0xca;  // first ? second : third
+    _mm512_storeu_si512(high, _mm512_ternarylogic_epi32(even, _mm512_srli_epi32(ac, 8), bd, kSelect));
+    _mm512_storeu_si512(low, _mm512_ternarylogic_epi32(even, ac, _mm512_slli_epi32(bd, 8), kSelect));
+  }
+
+  static const int8_t* key_groups(const int8_t* rows, int n, int dim, ptrdiff_t* stride, int8_t* to) {
+    for (int j = 0; j < n; j++)
+      for (int d = 0; d < dim; d += 64) {
+        __mmask64 mask = d + 64 <= dim ? ~__mmask64(0) : (__mmask64(1) << (dim - d)) - 1;
+        __m512i x = _mm512_maskz_loadu_epi8(mask, rows + j * *stride + d);
+        _mm512_storeu_si512(to + j * kMaxPart + d, _mm512_xor_si512(x, _mm512_set1_epi8(-128)));
+      }
+    *stride = kMaxPart;
+    return to;
+  }
+
+  // to[b, j / 4] for 16 B channels; the last row's instead of rows from n on, whose weights are 0.
+  template <int B>
+  static void interleave(const int8_t* v, ptrdiff_t stride, int n, int32_t* to) {
+    static_assert(B == 1 || B == 4);
+    // Unpacking works within 128 bits: each of them is given its quarter of every vector's channels.
+    const __m512i quarters = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __mmask64 mask = B == 4 ? ~__mmask64(0) : 0xffff;
+    for (int j = 0; j < n; j += 4, to += W) {
+      __m512i x[4], y[4];
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 4; i++)
+        x[i] = _mm512_permutexvar_epi32(quarters, _mm512_maskz_loadu_epi8(mask, v + (j + i < n ? j + i : n - 1) * stride));
+      interleave(x, y);
+      EDGEQKV_UNROLL
+      for (int b = 0; b < B; b++) _mm512_storeu_si512(to + b * kBlockGroups * W, y[b]);
     }
   }
 

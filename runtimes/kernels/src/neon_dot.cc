@@ -115,12 +115,12 @@ struct NeonDot : NeonBase {
     return vreinterpretq_s8_s32(vdupq_n_s32(x));
   }
 
-  // Tiles: a group is four bytes, and a 16-bit integer has two digits.
+  // integer_tile.h
   static constexpr bool kIntegerTile = true;
+  static constexpr int kTileKeys = 4, kTileVecs = 2, kLargestWeight = kLargestInteger, kKeyOffset = 0;
   struct I {
     int32x4_t lo, hi;
   };
-  static constexpr int kGroup = 4, kDigits = 2;
 
   static I zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
   static I load_integers(const int32_t* p) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
@@ -129,25 +129,23 @@ struct NeonDot : NeonBase {
     return {vdotq_s32(sum.lo, vreinterpretq_s8_s32(x.lo), bytes), vdotq_s32(sum.hi, vreinterpretq_s8_s32(x.hi), bytes)};
   }
   static I times_256(I x) { return {vshlq_n_s32(x.lo, 8), vshlq_n_s32(x.hi, 8)}; }
+  static I sub_integers(I a, I b) { return {vsubq_s32(a.lo, b.lo), vsubq_s32(a.hi, b.hi)}; }
   static F to_float(I x) { return {vcvtq_f32_s32(x.lo), vcvtq_f32_s32(x.hi)}; }
 
-  static void pack_group(const int16_t* x, int32_t* to, ptrdiff_t digit) {
-    int8_t high[8], low[8];
-    split(vcombine_s16(vld1_s16(x), vdup_n_s16(0)), high, low);
-    std::memcpy(to, high, 4);
-    std::memcpy(to + digit, low, 4);
+  static void split(const int16_t* x, int n, int8_t* high, int8_t* low) {
+    for (int i = 0; i < n; i += 8) split(vld1q_s16(x + i), high + i, low + i);
   }
 
-  static void round_group(const F* x, int32_t* to, ptrdiff_t digit) {
+  static void round_group(const F* x, int32_t* high, int32_t* low) {
     for (int half = 0; half < 2; half++) {
-      int32x4_t high[4], low[4];
+      int32x4_t h[4], l[4];
       EDGEQKV_UNROLL
       for (int i = 0; i < 4; i++) {
-        low[i] = vcvtnq_s32_f32(half ? x[i].hi : x[i].lo);
-        high[i] = vrshrq_n_s32(low[i], 8);
+        l[i] = vcvtnq_s32_f32(half ? x[i].hi : x[i].lo);
+        h[i] = vrshrq_n_s32(l[i], 8);
       }
-      vst1q_s32(to + 4 * half, lowest_bytes(high));
-      vst1q_s32(to + digit + 4 * half, lowest_bytes(low));
+      vst1q_s32(high + 4 * half, lowest_bytes(h));
+      vst1q_s32(low + 4 * half, lowest_bytes(l));
     }
   }
 
@@ -156,17 +154,24 @@ struct NeonDot : NeonBase {
     return vsliq_n_s32(vsliq_n_s32(vsliq_n_s32(x[0], x[1], 8), x[2], 16), x[3], 24);
   }
 
-  static void interleave(const int8_t* v, ptrdiff_t stride, int n, int dim, int32_t* to) {
-    for (int j = 0; j < n; j += 4, to += dim)
-      for (int d = 0; d < dim; d += 8) {
-        int8x16_t x[4], y[4];
-        EDGEQKV_UNROLL
-        for (int i = 0; i < 4; i++)  // the last row's instead of rows from n on, whose weights are 0
-          x[i] = vcombine_s8(vld1_s8(v + (j + i < n ? j + i : n - 1) * stride + d), vdup_n_s8(0));
-        interleave(x, y);
-        vst1q_s32(to + d, vreinterpretq_s32_s8(y[0]));
-        vst1q_s32(to + d + 4, vreinterpretq_s32_s8(y[1]));
+  // In place: SDOT takes them as they are.
+  static const int8_t* key_groups(const int8_t* rows, int, int, ptrdiff_t*, int8_t*) { return rows; }
+
+  // to[b, j / 4] for 8 B channels; the last row's instead of rows from n on, whose weights are 0.
+  template <int B>
+  static void interleave(const int8_t* v, ptrdiff_t stride, int n, int32_t* to) {
+    static_assert(B <= 2);
+    for (int j = 0; j < n; j += 4, to += W) {
+      int8x16_t x[4], y[4];
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 4; i++) {
+        const int8_t* row = v + (j + i < n ? j + i : n - 1) * stride;
+        x[i] = B == 2 ? vld1q_s8(row) : vcombine_s8(vld1_s8(row), vdup_n_s8(0));
       }
+      interleave(x, y);
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 2 * B; i++) vst1q_s32(to + i / 2 * kBlockGroups * W + i % 2 * 4, vreinterpretq_s32_s8(y[i]));
+    }
   }
 };
 

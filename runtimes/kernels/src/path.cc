@@ -1,9 +1,34 @@
-// Which path runs: what was compiled, and what this CPU has.
+// Which path runs: what was compiled, what this CPU has, and what the environment asks for.
 #include "path.h"
+
+#include <cstdlib>
+#include <cstring>
 
 #include "cpu.h"
 
 namespace edgeqkv {
+namespace {
+
+constexpr int kBestFirst[] = {EDGEQKV_ISA_AVX512, EDGEQKV_ISA_AVX2, EDGEQKV_ISA_NEON_DOT, EDGEQKV_ISA_NEON, EDGEQKV_ISA_SCALAR};
+
+bool runs_here(int isa) {
+  // Asked once: under a hypervisor each CPUID costs microseconds.
+  static const unsigned available = available_isas();
+  return path_of(isa) && (available >> isa & 1u);
+}
+
+int automatic() {
+  if (const char* name = std::getenv("EDGEQKV_ISA")) {
+    for (int isa = EDGEQKV_ISA_SCALAR; isa < EDGEQKV_ISA_COUNT; isa++)
+      if (!std::strcmp(name, edgeqkv_attention_isa_name(isa))) return runs_here(isa) ? isa : -1;
+    return -1;
+  }
+  for (int isa : kBestFirst)
+    if (runs_here(isa)) return isa;
+  return -1;
+}
+
+}  // namespace
 
 const Path* path_of(int isa) {
   switch (isa) {
@@ -20,11 +45,8 @@ const Path* path_of(int isa) {
 }
 
 int resolve_isa(int isa) {
-  // Asked once: under a hypervisor each CPUID costs microseconds.
-  static const unsigned available = available_isas();
-  if (isa == EDGEQKV_ISA_AUTO)
-    for (isa = EDGEQKV_ISA_NEON_DOT; !(available >> isa & 1u);) isa--;  // later is better
-  return path_of(isa) && (available >> isa & 1u) ? isa : -1;
+  static const int best = automatic();
+  return isa == EDGEQKV_ISA_AUTO ? best : runs_here(isa) ? isa : -1;
 }
 
 }  // namespace edgeqkv

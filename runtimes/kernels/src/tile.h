@@ -1,5 +1,5 @@
 // Many query rows: lanes are query rows, and a block of cached rows is widened to float once for all of them, unless it is int8
-// and the path has integer tiles. Those need every query row to see the whole block; the others are summed in floats.
+// and the path has integer tiles.
 #pragma once
 
 #include <type_traits>
@@ -178,7 +178,7 @@ struct Tiles {
       for (int c = 0; c < n_vec; c++) softmax(s.score + c * W, n, max + c * W, sum + c * W, keep + c * W);
 
       if constexpr (kIntegers) {
-        for (int p = 0; p < cache.value.n_part; p++) integer_values(a, item, cache.value, p, s, keep, key, n, whole);
+        for (int p = 0; p < cache.value.n_part; p++) integer_values(a, item, cache.value, p, s, keep, key, n);
       } else {
         Floats v = cache.one_tensor ? Floats{rows.x + a.value_start, rows.stride} : widen(cache.value, key, n, s.v);
         values(a, item, v, s.score, keep, key, n, a.value_dim, item.acc, a.value_dim);
@@ -190,11 +190,11 @@ struct Tiles {
     }
   }
 
-  // One part of the values. `whole`: every query row sees all n rows.
+  // One part of the values. A hidden row has weight 0, which is exact in integers; a NaN of its scale is left to the floats.
   static void integer_values(const edgeqkv_attention_args& a, const Item& item, const Slice<T>& value, int p, Scratch& s,
-                             const float* keep, int key, int n, bool whole) {
+                             const float* keep, int key, int n) {
     const Part& part = value.part[p];
-    if (whole && s.integers.round_tile(s.score, part.scale + key, n, item.n_row))
+    if (s.integers.round_tile(s.score, part.scale + key, n, item.n_row))
       return s.integers.values(value, part, key, n, item.n_row, keep, item.acc);
     Slice<T> only = value;
     only.x += part.begin, only.dim = part.dim, only.n_part = 1;

@@ -8,7 +8,7 @@
 //   pack(integers, dim, packed)             lays out a query of 16-bit integers
 //   dot_rows(packed, k, stride, dim) -> F   lane i = query . k[i] for W rows
 //   PackedWeights, pack_weights, add_values acc[d] += sum_j weight[j] * v[j, d], weights of 16 bits unless unit is 0
-//   kIntegerTile                            integer_tile.h's operations too
+//   kIntegerTile                            whether it has what integer_tile.h asks for
 //
 // Everything is in an unnamed namespace and uses no inline library function: each source file is compiled with its own
 // flags, and a function shared between them would be linked in one version, perhaps not one that the CPU can run.

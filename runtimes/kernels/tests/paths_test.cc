@@ -52,10 +52,18 @@ int main() {
     Result r = run(random_problem(4, 2, 32, 10, 3, 2, EDGEQKV_INT8, false, 1), isa);
     CHECK(r.error == EDGEQKV_OK, "%s: error %d", edgeqkv_attention_isa_name(isa), r.error);
   }
-  for (int isa = EDGEQKV_ISA_SCALAR; isa <= EDGEQKV_ISA_NEON_DOT; isa++) {
+  for (int isa = EDGEQKV_ISA_SCALAR; isa < EDGEQKV_ISA_COUNT; isa++) {
     bool runs = edgeqkv_attention_isa(isa) == isa;
     std::printf("%-8s %s\n", edgeqkv_attention_isa_name(isa), runs ? "tested here" : "not on this machine: NOT tested");
   }
+  // Each of them is better than those before it, and AUTO is the best, unless the environment says otherwise.
+  int best = EDGEQKV_ISA_SCALAR;
+  for (int isa : {EDGEQKV_ISA_AVX2, EDGEQKV_ISA_AVX512, EDGEQKV_ISA_NEON, EDGEQKV_ISA_NEON_DOT})
+    if (edgeqkv_attention_isa(isa) == isa) best = isa;
+  int automatic = edgeqkv_attention_isa(EDGEQKV_ISA_AUTO);
+  const char *forced = std::getenv("EDGEQKV_ISA"), *name = edgeqkv_attention_isa_name(automatic);
+  std::printf("auto     %s\n", name);
+  CHECK(forced ? automatic < 0 || !std::strcmp(forced, name) : automatic == best, "AUTO is %s", name);
   // EDGEQKV_EXPECT_PATH names a path that must be among them: a continuous build knows its machine.
   if (const char* name = std::getenv("EDGEQKV_EXPECT_PATH")) {
     bool found = false;

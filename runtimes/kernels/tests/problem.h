@@ -299,7 +299,7 @@ inline double relative_error(const Problem& p, const std::vector<float>& out, co
 // Every path that this CPU can run.
 inline std::vector<int> paths() {
   std::vector<int> list;
-  for (int isa = EDGEQKV_ISA_SCALAR; isa <= EDGEQKV_ISA_NEON_DOT; isa++)
+  for (int isa = EDGEQKV_ISA_SCALAR; isa < EDGEQKV_ISA_COUNT; isa++)
     if (edgeqkv_attention_isa(isa) == isa) list.push_back(isa);
   return list;
 }

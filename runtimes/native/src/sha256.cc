@@ -37,6 +37,7 @@ void Sha256::block(const uint8_t* data) {
 }
 
 void Sha256::update(const void* data, size_t bytes) {
+  if (!bytes) return;  // `data` may be null
   auto* from = static_cast<const uint8_t*>(data);
   bytes_ += bytes;
   if (in_rest_) {

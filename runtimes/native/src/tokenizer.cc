@@ -134,11 +134,13 @@ void Tokenizer::read_postprocessor(const Json& processor) {
   }
   if (type != "TemplateProcessing")
     throw Error("its post_processor is " + shown(type) + ", only ByteLevel and TemplateProcessing are known");
-  Template pieces;
+  if (has_template_) throw Error("it has several templates");
+  has_template_ = true;
+  template_.clear();
   for (const Json& piece : processor.at("single").array("single").items) {
     if (const Json* sequence = piece.find("Sequence")) {
       if (sequence->at("id").string("id") != "A") throw Error("its template for one text names a second");
-      pieces.push_back(kText);
+      template_.push_back(kText);
       continue;
     }
     const std::string& name = piece.at("SpecialToken").at("id").string("id");
@@ -146,10 +148,9 @@ void Tokenizer::read_postprocessor(const Json& processor) {
       const int64_t id = item.integer("the id of a special token");
       if (id < 0 || id >= size_)
         throw Error("its template has the id " + item.text + ", it knows 0 to " + std::to_string(size_ - 1));
-      pieces.push_back(static_cast<int32_t>(id));
+      template_.push_back(static_cast<int32_t>(id));
     }
   }
-  templates_.push_back(std::move(pieces));
 }
 
 void Tokenizer::encode_words(std::string_view text, std::vector<int32_t>& ids) const {
@@ -182,24 +183,27 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) 
         encode_words(inner.text, ids);
     }
   }
-  for (const Template& pieces : templates_) {
-    std::vector<int32_t> filled;
-    for (const int32_t piece : pieces) {
-      if (piece == kText)
-        filled.insert(filled.end(), ids.begin(), ids.end());
-      else if (add_special)
-        filled.push_back(piece);
-    }
-    ids = std::move(filled);
+  std::vector<int32_t> all;
+  for (const int32_t piece : template_) {
+    if (piece == kText)
+      all.insert(all.end(), ids.begin(), ids.end());
+    else if (add_special)
+      all.push_back(piece);
   }
-  return ids;
+  return all;
+}
+
+// As in the package, a token is special by its text: one that normalization changes is none when it is decoded.
+bool Tokenizer::is_special(const AddedToken& token) const {
+  const auto found = added_ids_.find(token.text);
+  return found != added_ids_.end() && added_.at(found->second).special;
 }
 
 void Tokenizer::append_bytes(int32_t id, bool skip_special, std::string& bytes) const {
   const auto found = added_.find(id);
   if (found == added_.end()) {
     if (id >= 0 && id < bpe_.size()) append_token_bytes(bpe_.token(id), bytes);
-  } else if (!(skip_special && found->second.special)) {
+  } else if (!(skip_special && is_special(found->second))) {
     append_token_bytes(found->second.text, bytes);
   }
 }

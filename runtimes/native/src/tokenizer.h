@@ -40,8 +40,6 @@ class Tokenizer {
  private:
   friend class DecodeStream;
 
-  // One template: the ids of special tokens, and kText where the text's ids go.
-  using Template = std::vector<int32_t>;
   static constexpr int32_t kText = -1;
 
   explicit Tokenizer(const Json& file);
@@ -49,6 +47,7 @@ class Tokenizer {
   void read_added_tokens(const Json& tokens);
   void read_postprocessor(const Json& processor);
   void encode_words(std::string_view text, std::vector<int32_t>& ids) const;
+  bool is_special(const AddedToken& token) const;
   void append_bytes(int32_t id, bool skip_special, std::string& bytes) const;
 
   Bpe bpe_;
@@ -58,7 +57,8 @@ class Tokenizer {
   std::map<int32_t, AddedToken> added_;
   std::unordered_map<std::string_view, int32_t> added_ids_;  // by their content in added_
   AddedTokenFinder verbatim_, normalized_;                   // searched for before and after normalization
-  std::vector<Template> templates_;                          // one after the other
+  std::vector<int32_t> template_ = {kText};  // what encode() gives: ids of special tokens, and kText where the text's go
+  bool has_template_ = false;
   int32_t size_ = 0;
 };
 

@@ -2,24 +2,35 @@
 
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import one_sentence
+from coreml_models import BLOCKS, variant
+from coreml_models import model as random_model
+from session_cases import CASES, run_case
 
 import edgeqkv
 from edgeqkv.bundle import read_bundle
 from edgeqkv.cache import cache_layout
-from edgeqkv.coreml_package import PACKAGE, SPEC_FILE, WEIGHT_FILE, require_coremltools
 from edgeqkv.model_folder import read_model, write_model
+from edgeqkv.runtimes.coreml.package import PACKAGE, SPEC_FILE, WEIGHT_FILE, require_coremltools
+from edgeqkv.sampling import Sampler
 
 ct = require_coremltools()
 quiet = pytest.mark.filterwarnings("ignore:Core ML needs macOS")
 
 
 @pytest.fixture
-def model(tiny_model):
-    return lambda variant="Q-GQA-2": tiny_model(variant, d_model=128, n_positions=64)
+def model(tmp_path):
+    def write(name="Q-GQA-2"):
+        folder = tmp_path / f"model-{name}"
+        if not folder.exists():
+            write_model(folder, random_model(variant(name)), "# small\n")
+        return folder
+
+    return write
 
 
 @pytest.fixture
@@ -43,9 +54,9 @@ def one_sentence_of_note(text):
 
 
 @quiet
-@pytest.mark.parametrize("variant", ["QKV", "Q-K=V", "Q-MQA", "Q=K-V"])
-def test_real_state_bytes_are_the_analytic_ones(variant, model, tmp_path):
-    edgeqkv.export(model(variant), tmp_path / "bundle", targets=["coreml"], capacity=32)
+@pytest.mark.parametrize("name", ["QKV", "Q-K=V", "Q-MQA", "Q=K-V"])
+def test_real_state_bytes_are_the_analytic_ones(name, model, tmp_path):
+    edgeqkv.export(model(name), tmp_path / "bundle", targets=["coreml"], capacity=32)
     session = edgeqkv.open(tmp_path / "bundle", runtime="coreml", kernel="stock")
     config = session.manifest.model.config
     assert session.cache_bytes == session.artifact.cache.bytes == cache_layout(config, 32, "fp16").bytes
@@ -75,6 +86,25 @@ def test_reset_and_two_sessions_at_once(bundle):
     np.testing.assert_array_equal(one.prefill(list(range(11))), expected[0])
     two.step(9)
     np.testing.assert_array_equal(one.step(5), expected[1])
+
+
+@pytest.fixture(scope="module")
+def latent_bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latent")
+    write_model(folder / "model", random_model(BLOCKS["MLA"]), "# small\n")
+    edgeqkv.export(folder / "model", folder / "bundle", targets=["coreml"], prefill_chunk=8)
+    return folder / "bundle"
+
+
+def sampler(top_p, **values):
+    return Sampler(top_p=1.0 if top_p is None else top_p, **values)
+
+
+@quiet
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_the_rules_of_sessions(case, latent_bundle, tmp_path):
+    """docs/sessions.md, over states; saved rows are fp16 and come back bit for bit."""
+    run_case(case, lambda: edgeqkv.open(latent_bundle), 8, 300, tmp_path, sampler)
 
 
 def test_threads_and_bench_are_refused(cli, bundle):
@@ -126,6 +156,10 @@ def test_a_damaged_package(bundle, file, change, reason):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        (
+            lambda entry: entry.states.update(other=entry.states.pop("cache_0_k")),
+            "does not have the functions prefill and decode",
+        ),
         (lambda entry: entry.states.popitem(), "does not keep every cache tensor in a state"),
         (lambda entry: entry.aliases.update(a="cache.0.k"), "does not keep every cache tensor in a state"),
         (lambda entry: entry.states.clear(), "does not take the cache tensors"),
@@ -160,7 +194,7 @@ def test_one_wrong_weight_fails_with_both(bundle, model, tmp_path):
     read = read_model(model())
     changed = {name: array.copy() for name, array in read.weights.items()}
     changed["h.1.attn.k.bias"][5] += 4.0
-    write_model(tmp_path / "other", read.config, changed, "# other\n")
+    write_model(tmp_path / "other", replace(read, weights=changed), "# other\n")
     results = edgeqkv.verify(bundle, tmp_path / "other", tokens=60)
     assert [result.record.passed for result in results] == [False, False]
 

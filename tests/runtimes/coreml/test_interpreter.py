@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 import edgeqkv
-from edgeqkv.coreml_package import require_coremltools
+from edgeqkv.runtimes.coreml.package import require_coremltools
 
 ct = require_coremltools()
 
 from coremltools.converters.mil.mil import Builder as mb  # noqa: E402 - after coremltools was told to log less
 from coremltools.converters.mil.mil import Function, Program, types  # noqa: E402
 
-from edgeqkv.export.coreml import write_package  # noqa: E402
+from edgeqkv.export.coreml.program import write_package  # noqa: E402
 from edgeqkv.runtimes.coreml.interpreter import OPERATIONS, Interpreter  # noqa: E402
 from edgeqkv.runtimes.coreml.value_inference import ValueInference  # noqa: E402
 
@@ -38,6 +38,7 @@ def program(body, states=()):
 
 
 OPS = {
+    "abs": lambda x, ids: mb.abs(x=x),
     "add": lambda x, ids: mb.add(x=x, y=ROW),
     "cast": lambda x, ids: mb.cast(x=x, dtype="fp32"),
     "concat": lambda x, ids: mb.concat(values=[x, x, W[None]], axis=1),
@@ -50,13 +51,19 @@ OPS = {
     "less_equal": lambda x, ids: mb.cast(x=mb.less_equal(x=ids, y=np.int32(3)), dtype="int32"),
     "linear": lambda x, ids: mb.linear(x=x, weight=W[:5], bias=ROW[:5]),
     "matmul": lambda x, ids: mb.matmul(x=mb.matmul(x=x, y=x, transpose_y=True), y=x),
+    "maximum": lambda x, ids: mb.maximum(x=x, y=np.float16(0.1)),
     "minimum": lambda x, ids: mb.minimum(x=ids, y=np.int32(2)),
     "mod": lambda x, ids: mb.mod(x=ids, y=np.int32(3)),
     "mul": lambda x, ids: mb.mul(x=x, y=np.float16(0.3)),
+    "pad": lambda x, ids: mb.pad(x=x, pad=[1, 0, 0, 3], mode="constant", constant_val=np.float16(0.5)),
+    "real_div": lambda x, ids: mb.real_div(x=x, y=ROW),
+    "reduce_max": lambda x, ids: mb.reduce_max(x=x, axes=[-1], keep_dims=True),
+    "reduce_mean": lambda x, ids: mb.reduce_mean(x=x, axes=[1, 2], keep_dims=False),
     "reshape": lambda x, ids: mb.reshape(x=x, shape=[2, 12]),
     "select": lambda x, ids: mb.select(
         cond=mb.expand_dims(x=mb.equal(x=ids, y=np.int32(5)), axes=[2]), a=x, b=np.float16(-4e4)
     ),
+    "sigmoid": lambda x, ids: mb.sigmoid(x=mb.mul(x=x, y=np.float16(9))),
     "slice_by_index": lambda x, ids: mb.slice_by_index(
         x=x, begin=[0, 1, 0], end=[1, 3, 4], begin_mask=[True, False, False], end_mask=[False, False, True]
     ),
@@ -65,7 +72,11 @@ OPS = {
     ),
     "softmax": lambda x, ids: mb.softmax(x=mb.mul(x=x, y=np.float16(100)), axis=-1),
     "split": lambda x, ids: mb.split(x=x, num_splits=3, axis=2),
+    "split by sizes": lambda x, ids: mb.split(x=x, split_sizes=[1, 5], axis=2),
+    "sqrt": lambda x, ids: mb.sqrt(x=mb.abs(x=x)),
     "stack": lambda x, ids: mb.stack(values=[x, x], axis=1),
+    "sub": lambda x, ids: mb.sub(x=x, y=ROW),
+    "tile": lambda x, ids: mb.tile(x=x, reps=[1, 2, 3]),
     "transpose": lambda x, ids: mb.transpose(x=x, perm=[2, 0, 1]),
     "constexpr_blockwise_shift_scale": lambda x, ids: mb.linear(
         x=x, weight=mb.constexpr_blockwise_shift_scale(data=INT8, scale=SCALES)
@@ -134,6 +145,7 @@ def test_an_update_that_goes_to_another_state_leaves_the_first_alone(tmp_path):
     [
         (lambda x, ids: mb.tanh(x=x), "the operation tanh is not one that the interpreter knows"),
         (lambda x, ids: mb.gelu(x=x, mode="TANH_APPROXIMATION"), "gelu in mode TANH_APPROXIMATION is not one"),
+        (lambda x, ids: mb.pad(x=x, pad=[0, 1], mode="reflect"), "pad in mode reflect is not one"),
         (lambda x, ids: mb.concat(values=[x, x], axis=1, interleave=True), "concat that interleaves is not one"),
         (
             lambda x, ids: mb.linear(

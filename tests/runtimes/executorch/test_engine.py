@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import EXECUTORCH_CHUNK, load_golden
+from msgspec.structs import replace
 
 import edgeqkv
-from edgeqkv.bundle import read_bundle
+from edgeqkv.bundle import read_bundle, write_manifest
 from edgeqkv.checkpoint import read_checkpoint
 from edgeqkv.eager import EagerModel
 
@@ -74,8 +75,10 @@ def test_the_stock_program(executorch_bundle):
         assert np.abs(np.stack(found) - expected[length - 1 :]).max() <= 1e-4
     artifact = read_bundle(executorch_bundle("q_gqa-stock")).artifacts[0]
     assert artifact.operators == ("llama::custom_sdpa.out", "llama::update_cache.out")
-    assert artifact.cache.shape == (1, session.capacity, model.config.n_kv_head, model.config.head_dim)
-    assert (artifact.cache.tensors, session.cache_bytes) == (("k",), artifact.cache.bytes)
+    attention = model.config.attention
+    shapes = {buffer.shape for buffer in artifact.cache.buffers}
+    assert shapes == {(1, session.capacity, attention.n_kv_head, attention.head_dim)}
+    assert (artifact.cache.row, session.cache_bytes) == ({"k": attention.head_dim}, artifact.cache.bytes)
 
 
 def test_the_stock_program_needs_torch(executorch_bundle, monkeypatch):
@@ -107,6 +110,54 @@ def test_two_sessions_on_two_threads_do_not_disturb_each_other(executorch_bundle
     for name in names:
         for logits in found[name]:
             np.testing.assert_allclose(logits, expected[name][1], atol=1e-4)
+
+
+def test_a_second_thread_on_a_session_is_refused(executorch_bundle):
+    """By the engine as well, below the session's own lock: inside one call, no other runs, reads, writes or closes."""
+    golden, session = load_golden("q_mqa"), opened(executorch_bundle, "q_mqa")
+    engine, refused, wrong = session._engine, [], []
+
+    def work():
+        for _ in range(50):
+            try:
+                logits = engine.run(np.array(golden.ids[:CHUNK]), 0)
+                if np.abs(logits - golden.logits[CHUNK - 1]).max() > 1e-4:
+                    wrong.append(logits)
+            except edgeqkv.EdgeQKVError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert set(refused) <= {"the session is in use by another thread; give each thread a session of its own"}
+    with engine._alone():
+        for call in (lambda: engine.run(np.array([1]), 0), lambda: engine.read("cache.0.k", 1), engine.close):
+            with pytest.raises(edgeqkv.EdgeQKVError, match="in use by another thread"):
+                call()
+
+
+@pytest.mark.parametrize("name", ["q_mqa", "qkv-int8", "q_gqa-stock"])
+def test_saved_rows_go_on_bit_for_bit(executorch_bundle, tmp_path, name):
+    golden = load_golden(name.partition("-")[0])
+    first = opened(executorch_bundle, name)
+    first.prefill(golden.ids[:-1])
+    first.save(tmp_path / "chat.session")
+    rows = {buffer.name: first._engine.read(buffer.name, first.depth) for buffer in first.artifact.cache.buffers}
+    assert all(np.abs(array).max(axis=-1).all() for array in rows.values())
+    second = opened(executorch_bundle, name)
+    second.prefill(golden.ids[::-1])  # rows that must not be left
+    second.restore(tmp_path / "chat.session")
+    other = first.fork()
+    expected = first.step(golden.ids[-1])
+    np.testing.assert_array_equal(second.step(golden.ids[-1]), expected)
+    first.step(golden.ids[0])
+    np.testing.assert_array_equal(other.step(golden.ids[-1]), expected)
+    first.close()
+    other.rewind(len(golden.ids) - 1)
+    np.testing.assert_array_equal(other.step(golden.ids[-1]), expected)
 
 
 def test_sessions_on_one_program_share_its_weights_and_nothing_else(executorch_bundle):
@@ -169,7 +220,7 @@ def test_cache_bytes_and_arenas_are_the_manifests(golden, executorch_bundle):
     assert opened(executorch_bundle, name).cache_bytes == artifact.cache.bytes
     arenas = {entry.name: entry.arena_bytes for entry in artifact.entry_points}
     assert artifact.cache.bytes <= arenas["decode"] <= artifact.cache.bytes + 64 * 1024
-    assert (len(artifact.cache.tensors) == 1) == (golden.variant.startswith("Q-") or golden.variant == "Q=K=V")
+    assert (len(artifact.cache.row) == 1) == (golden.variant.startswith("Q-") or golden.variant == "Q=K=V")
 
 
 def test_a_board_needs_no_torch(executorch_bundle):
@@ -225,6 +276,18 @@ def test_the_program_of_another_version(executorch_bundle, tmp_path):
     (tmp_path / "bundle/executorch/model.pte").write_bytes(b"what 1.4.0 wrote, which is not looked at")
     with pytest.raises(edgeqkv.EdgeQKVError, match="was made by ExecuTorch 1.4.0, and this is 1.5.1; export it again") as error:
         edgeqkv.open(tmp_path / "bundle", runtime="executorch", check=False)
+    assert error.value.exit_code == 2
+
+
+def test_a_program_that_an_older_edgeqkv_exported(executorch_bundle, tmp_path):
+    """Its attention operator had the same name and fewer arguments."""
+    shutil.copytree(executorch_bundle("q_mqa"), tmp_path / "bundle")
+    manifest = read_bundle(tmp_path / "bundle")
+    (artifact,) = manifest.artifacts
+    old = replace(artifact, weights=replace(artifact.weights, formats={}))  # as a manifest of format 3 is read
+    write_manifest(tmp_path / "bundle", replace(manifest, artifacts=(old,)))
+    with pytest.raises(edgeqkv.EdgeQKVError, match="exported by an edgeqkv before 0.2, .*; export the bundle again") as error:
+        edgeqkv.open(tmp_path / "bundle", runtime="executorch")
     assert error.value.exit_code == 2
 
 

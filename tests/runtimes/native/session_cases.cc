@@ -3,6 +3,7 @@
 // threads on one session.
 //
 //   session_cases BUNDLE RUNTIME KERNEL CASES.json FOLDER [LIBRARY]     FOLDER is for files, LIBRARY the runtime's
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstring>
@@ -30,9 +31,10 @@ struct Result {
   std::vector<int64_t> ids;
   std::vector<float> logits;  // empty: there are none
 
-  bool operator==(const Result& o) const {  // logits bit for bit
-    return kind == o.kind && number == o.number && ids == o.ids && logits.size() == o.logits.size() &&
-           std::memcmp(logits.data(), o.logits.data(), logits.size() * sizeof(float)) == 0;
+  bool operator==(const Result& o) const {
+    auto same_bits = [](float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0; };
+    return kind == o.kind && number == o.number && ids == o.ids &&
+           std::equal(logits.begin(), logits.end(), o.logits.begin(), o.logits.end(), same_bits);
   }
 };
 

@@ -6,7 +6,7 @@ import runpy
 import time
 import unicodedata
 from contextlib import closing
-from itertools import accumulate
+from itertools import accumulate, product
 
 import pytest
 import tokenizers
@@ -42,6 +42,9 @@ def trained():
     trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False, max_token_length=6)
     tokenizer.train_from_iterator([*SAMPLE.splitlines(keepends=True), SAMPLE], trainer)
     return json.loads(tokenizer.to_str())["model"]
+
+
+SMALL = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
 
 
 def byte_level(**options):
@@ -113,10 +116,9 @@ def configurations(model):
         yield f"{name}, added tokens, NFC", described(model, pre_tokenizer=split(regex), added_tokens=ADDED, normalizer=nfc)
     yield "whole words", described(model | {"ignore_merges": True}, pre_tokenizer=split(LLAMA3))
     yield "merges as lines", described(model | {"merges": ["#version: 0.2", *map(" ".join, model["merges"])]})
-    once, twice = template("<|x|>", None, x=[5]), template(None, "a", "b", **{"a": [1, 2], "b": [3]})
-    once["single"][0]["SpecialToken"]["id"] = "x"
-    yield "template", described(model, post_processor=once)
-    yield "templates", described(model, post_processor={"type": "Sequence", "processors": [byte_level(), once, twice]})
+    before, around = template("a", None, a=[5]), template("a", None, "b", "b", a=[5], b=[1, 2])
+    yield "template", described(model, post_processor=before)
+    yield "template in a sequence", described(model, post_processor={"type": "Sequence", "processors": [byte_level(), around]})
     lacking = without_bytes(model, {"e", "z", "Ã", "Ġ"})
     yield "bytes left out", described(lacking)
     yield "unknown bytes", described(lacking | {"unk_token": "a"})
@@ -175,10 +177,10 @@ def check(probe, theirs, text):
 
 
 def test_texts_of_every_category(probe, trained):
-    for seed, (name, description) in enumerate(configurations(trained)):
+    for seed, description in enumerate(dict(configurations(trained)).values()):
         theirs = probe.load(description)
         for text in texts(seed, 500):
-            check(probe, theirs, text), name
+            check(probe, theirs, text)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama3, added tokens", "qwen2, added tokens, NFC"])
@@ -192,6 +194,20 @@ def test_texts_that_hypothesis_finds(name, probe, trained):
         check(probe, theirs, text)
 
     run()
+
+
+def test_merges_that_no_training_gives(probe):
+    """Several merges with one result, in any order and more than once."""
+    tokens = ["".join(letters) for size in (1, 2, 3, 4) for letters in product("ab", repeat=size)]
+    pairs = [[token[:i], token[i:]] for token in tokens for i in range(1, len(token))]
+    for seed in range(50):
+        chance = random.Random(seed)
+        merges = chance.choices(pairs, k=chance.randrange(1, 40))
+        model = SMALL | {"vocab": {token: i for i, token in enumerate(tokens)}, "merges": merges}
+        theirs = probe.load(described(model))
+        for _ in range(20):
+            text = "".join(chance.choices("ab", k=chance.randrange(30)))
+            assert probe.encode(text) == theirs.encode(text).ids, (seed, text)
 
 
 @pytest.mark.parametrize("regex", SPLITTERS.values(), ids=SPLITTERS)
@@ -302,7 +318,6 @@ def wordpiece(name):
 
 
 SECOND = {"Sequence": {"id": "B", "type_id": 0}}
-SMALL = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
 
 
 @pytest.mark.parametrize(
@@ -339,6 +354,7 @@ SMALL = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"
         (described(SMALL, added_tokens=[{"id": 3, "content": "x"}]), "the field 'special' is missing"),
         (described(SMALL, post_processor={"type": "BertProcessing"}), "its post_processor is 'BertProcessing'"),
         (described(SMALL, post_processor=template("x", None, x=[3])), "its template has the id 3"),
+        (described(SMALL, post_processor={"type": "Sequence", "processors": [template(None)] * 2}), "it has several templates"),
         (described(SMALL, post_processor=template("x", None)), "the field 'x' is missing"),
         (described(SMALL, post_processor=template(None) | {"single": [SECOND]}), "its template for one text names a second"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from onnx import helper
 
 from edgeqkv.native import native_library
-from edgeqkv.runtimes import OPERATORS
+from edgeqkv.runtimes.onnx.target import LIBRARY
 
 N_HEAD, N_KV_HEAD, HEAD_DIM, CAPACITY = 6, 2, 16, 12
 TYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}
@@ -31,7 +31,7 @@ def session(dtype="float32", with_v=False, threads=1, n_kv_head=N_KV_HEAD, with_
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.add_session_config_entry("edgeqkv.threads", str(threads))
-    options.register_custom_ops_library(str(native_library(OPERATORS["onnx"])))
+    options.register_custom_ops_library(str(native_library(LIBRARY)))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=11)
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
@@ -151,7 +151,7 @@ def test_a_number_of_threads_that_is_none(threads):
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("edgeqkv.threads", threads)
     with pytest.raises(Exception, match="edgeqkv.threads is a number of threads, 1 to 1024"):
-        options.register_custom_ops_library(str(native_library(OPERATORS["onnx"])))
+        options.register_custom_ops_library(str(native_library(LIBRARY)))
 
 
 @pytest.mark.parametrize("n_kv_head", [0, 4, -2])

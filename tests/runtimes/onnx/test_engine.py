@@ -12,11 +12,13 @@ import edgeqkv
 from edgeqkv.bench.memory import memory_of_this_process
 from edgeqkv.bundle import read_bundle
 from edgeqkv.cache import cache_layout
-from edgeqkv.decoder import decoder
-from edgeqkv.export.onnx import OnnxVerbs, aliases, attention_form, write_graphs
+from edgeqkv.export.onnx import write
+from edgeqkv.export.onnx.attention import attention_form
+from edgeqkv.export.onnx.graph import write_graphs
+from edgeqkv.export.onnx.verbs import OnnxVerbs
 from edgeqkv.native import native_library
-from edgeqkv.runtimes import OPERATORS
 from edgeqkv.runtimes.onnx.engine import OnnxEngine
+from edgeqkv.runtimes.onnx.target import LIBRARY
 
 VARIANTS = ["QKV", "Q-K=V", "Q=K=V", "GQA-2", "Q-GQA-2", "MQA", "Q-MQA"]
 
@@ -26,12 +28,12 @@ VARIANTS = ["QKV", "Q-K=V", "Q=K=V", "GQA-2", "Q-GQA-2", "MQA", "Q-MQA"]
 def test_real_cache_bytes_are_the_analytic_ones(variant, cache, tiny_model, tmp_path):
     edgeqkv.export(tiny_model(variant), tmp_path / "bundle", cache=cache, capacity=40)
     config = read_bundle(tmp_path / "bundle").model.config
-    for kernel, scales in (("fused", "per_token"), ("stock", "static")):
+    for kernel, scales in (("fused", "per_row"), ("stock", "static")):
         session = edgeqkv.open(tmp_path / "bundle", kernel=kernel)
         entry = session.artifact.cache
         assert session.cache_bytes == entry.bytes == cache_layout(config, 40, cache, scales).bytes
         buffers = session._engine._caches
-        assert len({value.data_ptr() for value in buffers.values()}) == len(buffers) == len(entry.names + entry.scale_names)
+        assert len({value.data_ptr() for value in buffers.values()}) == len(buffers) == len(entry.buffers)
 
 
 @pytest.mark.parametrize("kernel", ["fused", "stock"])
@@ -49,7 +51,7 @@ def test_a_step_writes_its_row_of_the_same_buffer_and_nothing_else(variant, kern
 
 
 # 4 layers, 8 query heads of 32, 2^16 positions: caches of 8 MiB (Q-MQA, int8) to 512 MiB, of which a few steps need kilobytes.
-LONG = {"n_layer": 4, "n_positions": 2**16, "d_model": 256, "n_head": 8, "n_kv_head": 8}
+LONG = {"n_layer": 4, "n_positions": 2**16, "d_model": 256, "n_head": 8}
 CASES = [
     (variant, cache, kernel)
     for variant in ("QKV", "Q-K=V", "Q-MQA")
@@ -73,16 +75,16 @@ def growth(variant, cache, kernel, capacity, folder, verbs):
     if prctl is None or prctl(set_thp_disable, 1, 0, 0, 0) or memory_of_this_process().rss is None:
         return None
     config = tiny_config(variant, **LONG)
-    layout = cache_layout(config, capacity, cache, "per_token" if kernel == "fused" else "static")
-    scales = {name: np.ones(config.kv_dim, np.float32) for name in layout.names}
+    layout = cache_layout(config, capacity, cache, "per_row" if kernel == "fused" else "static")
+    scales = {name: np.ones(width, np.float32) for name, width in layout.static_widths.items()}
     weights = tiny_weights(config) | {"wpe.weight": np.zeros((config.n_positions, config.d_model), np.float32)}
-    form = "fused" if kernel == "fused" else attention_form(config, cache)
+    form = "fused" if kernel == "fused" else attention_form(config.row, cache)
     assert form == ("fused" if kernel == "fused" else "folded" if variant == "Q-MQA" else "gqa")
-    built = verbs(config, weights, layout, True, scales, form, {})
-    model = built.model(decoder(built, config, built.ids))
+    write.OnnxVerbs = verbs  # this process is for one measurement
+    model = write.build_graph(config, weights, layout, write.weight_formats("int8", kernel), scales, form)
     write_graphs({"model.onnx": model}, folder)
-    operators = native_library(OPERATORS["onnx"]) if kernel == "fused" else None
-    engine = OnnxEngine(folder / "model.onnx", layout, aliases(model), config.vocab_size, 1, operators)
+    operators = native_library(LIBRARY) if kernel == "fused" else None
+    engine = OnnxEngine(folder / "model.onnx", layout, write.aliases(model), config.vocab_size, 1, operators)
     before = memory_of_this_process().rss
     engine.run(np.arange(8), 0)
     for position in range(8, 16):

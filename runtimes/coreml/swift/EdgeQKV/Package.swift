@@ -8,6 +8,6 @@ let package = Package(
     dependencies: [.package(url: "https://github.com/huggingface/swift-transformers", from: "1.1.0")],
     targets: [
         .target(name: "EdgeQKV", dependencies: [.product(name: "Transformers", package: "swift-transformers")]),
-        .testTarget(name: "EdgeQKVTests", dependencies: ["EdgeQKV"]),
+        .testTarget(name: "EdgeQKVTests", dependencies: ["EdgeQKV"], resources: [.copy("sampling_cases.json")]),
     ]
 )

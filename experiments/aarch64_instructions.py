@@ -1,5 +1,7 @@
 """aarch64 instructions of a decoded token, counted by qemu-user: ``make count-aarch64`` builds what this needs and calls it.
 
+``python experiments/aarch64_instructions.py BUILD BUNDLE:KERNEL...``, where BUILD has the runner for aarch64 and the plugin.
+
 An emulator's clock means nothing, but the instructions it runs are those of the real program. The count of a run with 4 tokens
 less that of a run with 2, halved, leaves out loading and warming up. Runs begin at a depth, over rows of zeros: attention does
 the same work whatever a row holds.
