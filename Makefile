@@ -12,7 +12,8 @@ NATIVE := $(shell find runtimes -name CMakeLists.txt -o -name '*.cc' -o -name '*
 ORT_HEADERS := build/onnxruntime-headers
 
 .PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 runner-aarch64 \
-	check-ort-api lint format bench bench-prefill bench-executorch bench-8k bench-attention bench-bundles clean
+	check-ort-api lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-attention \
+	bench-bundles clean
 
 help:
 	@echo "make demo             set up, then export, verify, run and compare the models in models/"
@@ -29,6 +30,8 @@ help:
 	@echo "make bench-prefill    the same bundles: prompts of 512 tokens"
 	@echo "make bench-executorch the same on ExecuTorch, against QKV with ExecuTorch's own attention"
 	@echo "make bench-8k         decoding with 8192 positions"
+	@echo "make bench-mla        Youtu-LLM's and MiniCPM3's latent attention: one cached row against K and V of every head"
+	@echo "make bench-sessions   saving, restoring and forking a session against prefilling it again"
 	@echo "make bench-attention  the forms of attention in the ONNX graph against each other"
 	@echo "make clean            remove .venv and build"
 
@@ -118,10 +121,7 @@ check-ort-api:
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@# mypy looks for packages in folders, so it is shown the tree as the build will map it.
-	@rm -rf build/typed && mkdir -p build/typed/edgeqkv
-	@ln -s $(CURDIR)/edgeqkv/* $(CURDIR)/export $(CURDIR)/runtimes build/typed/edgeqkv/
-	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p edgeqkv
+	$(BIN)/mypy -p edgeqkv
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -133,7 +133,7 @@ BUNDLES := $(addprefix $(BENCH)/,qkv-fp32 q-kv-int8 q-mqa-int8)
 bench-bundles: setup $(BENCH)/exported
 
 # ExecuTorch takes minutes for each.
-$(BENCH)/exported: $(wildcard export/*.py) edgeqkv/decoder.py edgeqkv/cache.py edgeqkv/bundle.py | setup
+$(BENCH)/exported: $(wildcard export/*.py export/*/*.py) edgeqkv/decoder.py edgeqkv/cache.py edgeqkv/manifest.py | setup
 	@for variant in qkv:QKV:fp32 q-kv:Q-K=V:int8 q-mqa:Q-MQA:int8; do \
 		IFS=: read name title cache <<< $$variant; \
 		model=$(BENCH)/models/$$name; \
@@ -165,6 +165,29 @@ bench-8k: setup
 	done
 	$(BIN)/edgeqkv bench $(BENCH)/qkv-8k-fp32 $(BENCH)/q-kv-8k-int8 $(BENCH)/q-mqa-8k-int8 --kernels stock,fused \
 		--depths 16,2000,8000 --prompt 64 --threads 2 --results $(BENCH)/results.jsonl
+
+# Random weights at the full width of two published models, with so many of their layers (32 and 62): what a layer costs is what is
+# asked. Rows are zeros, since filling 32,000 positions would take hours; a run of 512 tokens is prefilled in full.
+MLA_MODELS := youtu-2b minicpm3-4b
+MLA_LAYERS := 4
+MLA_OPTIONS := --kernels fused --no-baseline --threads 2 --rounds 5 --results $(BENCH)/mla.jsonl
+
+bench-mla: setup
+	@for name in $(MLA_MODELS); do \
+		model=$(BENCH)/models/$$name; \
+		test -d $$model || $(BIN)/edgeqkv new $$name --layers $(MLA_LAYERS) --out $$model || exit; \
+		for form in absorbed:int8 expanded:fp16 expanded:fp32; do \
+			IFS=: read mla cache <<< $$form; out=$(BENCH)/$$name-$$mla-$$cache; \
+			test -d $$out || $(BIN)/edgeqkv export $$model --out $$out --mla $$mla --cache $$cache || exit; \
+		done; \
+		$(BIN)/edgeqkv bench $(BENCH)/$$name-absorbed-int8 $(BENCH)/$$name-expanded-fp16 $(BENCH)/$$name-expanded-fp32 \
+			--depths 128,2048,8192,32000 --prompt 16 --fill zeros $(MLA_OPTIONS) || exit; \
+		$(BIN)/edgeqkv bench $(BENCH)/$$name-absorbed-int8 $(BENCH)/$$name-expanded-fp16 $(BENCH)/$$name-expanded-fp32 \
+			--depths 512 --prompt 512 --steps 2 $(MLA_OPTIONS) || exit; \
+	done
+
+bench-sessions: bench-bundles
+	$(BIN)/python -m edgeqkv.bench.sessions $(BUNDLES)
 
 bench-attention: setup
 	$(BIN)/python -m edgeqkv.bench.attention

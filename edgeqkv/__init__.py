@@ -3,7 +3,8 @@
 Importing this costs numpy and the standard library; everything else is loaded by the part that needs it.
 """
 
-import edgeqkv.export  # first, so that the name below is the function; the package is edgeqkv.export in imports
+# The package first, so that the name edgeqkv.export is the function from the line after it on; imports still find the package.
+import edgeqkv.export  # noqa: F401
 from edgeqkv.api import export, open, tokenizer, verify  # noqa: A004 - edgeqkv.open reads well
 from edgeqkv.errors import CacheFull, CheckFailed, EdgeQKVError, MissingPackage
 

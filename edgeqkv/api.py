@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from edgeqkv.cache import CacheDtype
@@ -20,10 +20,11 @@ def open(  # noqa: A001 - the name reads well where it is used: edgeqkv.open(...
 ) -> "Session":
     """Load a bundle and get a session that prefills and steps.
 
-    ``runtime`` is "onnx", "executorch", "coreml" (off macOS a numpy interpreter of the package, for checking it) or "native" (the
-    C library, over the bundle's best artifact for it). ``kernel`` is "fused" (our operator reads each cached row once) or
-    "stock" (the runtime's own operators). None takes the bundle's first that can run here, and warns when that is not the fused
-    one. ``threads`` None leaves the choice to the runtime. ``check`` compares every file with the sha256 in the manifest first.
+    ``runtime`` is "onnx", "executorch", "coreml" (off macOS a numpy interpreter of the package, for checking it) or "native"
+    (the C library, over the bundle's best artifact for it). ``kernel`` is "fused" (our operator reads each cached row once)
+    or "stock" (the runtime's own operators). None takes the bundle's first that can run here, and warns when that is not the
+    fused one. ``threads`` None leaves the choice to the runtime. ``check`` compares every file with the sha256 in the
+    manifest first.
 
     ONNX Runtime would send telemetry and leave files in the user's home folder; ORT_DISABLE_TELEMETRY=1 is set before it is
     loaded, which a program that has imported onnxruntime before has to do itself. Raises :class:`EdgeQKVError`.
@@ -31,7 +32,7 @@ def open(  # noqa: A001 - the name reads well where it is used: edgeqkv.open(...
     if runtime == "native":
         from edgeqkv.runtimes.native.opening import open_native
 
-        return open_native(Path(bundle), kernel, threads)
+        return cast("Session", open_native(Path(bundle), kernel, threads))  # it has the same calls
     from edgeqkv.runtimes import open_bundle
 
     return open_bundle(Path(bundle), runtime, kernel, threads, check)
@@ -83,8 +84,11 @@ def export(
 
 
 def verify(bundle: str | Path, against: str | Path, text: str | Path | None = None, tokens: int = 4096) -> "list[Parity]":
-    """Compare every runtime of a bundle that can run here with the model it came from, token by token, on ``text`` or a built-in
-    sample, and put the results into the bundle's manifest. What cannot run here is a warning."""
+    """Compare every runtime of a bundle that can run here with the model it came from, token by token.
+
+    ``text`` is a file, by default a built-in sample. The results go into the bundle's manifest. What cannot run here is a
+    warning.
+    """
     from edgeqkv.parity import verify as run
 
     return run(Path(bundle), Path(against), None if text is None else Path(text), tokens)

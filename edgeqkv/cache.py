@@ -1,9 +1,9 @@
 """What the cache is: the static layout that every runtime allocates, and the one function that counts its bytes.
 
-A layer caches a row for each token and KV head (:class:`edgeqkv.config.Row`): one tensor ``k`` where the value is a slice of the
-key's row, else ``k`` and ``v``. Each is [1, kv_heads, capacity, width], contiguous: the positions of one KV head lie side by
-side. (Only ExecuTorch's own operators want [1, capacity, kv_heads, width].) ``capacity`` never changes; ``depth`` positions of
-it are filled. An int8 tensor may have its scales beside it, float32, written with the row that they belong to.
+A layer caches a row for each token and KV head (:class:`edgeqkv.config.Row`): one tensor ``k`` where the value is a slice of
+the key's row, else ``k`` and ``v``. Each is [1, kv_heads, capacity, width], contiguous: the positions of one KV head lie side
+by side. (Only ExecuTorch's own operators want [1, capacity, kv_heads, width].) ``capacity`` never changes; ``depth``
+positions of it are filled. An int8 tensor may have its scales beside it, float32, written with the row that they belong to.
 """
 
 import math

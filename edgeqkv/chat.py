@@ -7,7 +7,10 @@ from typing import Any, TypedDict
 from edgeqkv.errors import EdgeQKVError, require
 
 # For a model without a template: the turns one after another.
-PLAIN = "{% for m in messages %}{{ m.role.capitalize() }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+PLAIN = (
+    "{% for m in messages %}{{ m.role.capitalize() }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
 
 
 class Message(TypedDict):
@@ -20,8 +23,8 @@ class Message(TypedDict):
 def render(template: str | None, messages: list[Message], special_tokens: dict[str, str]) -> str:
     """The text of a conversation up to where the assistant's next turn begins.
 
-    Templates are Jinja as Hugging Face writes them. They come with a model, from a stranger, so that they run in Jinja's sandbox
-    without access to anything but the conversation. Raises :class:`EdgeQKVError` when the template does.
+    Templates are Jinja as Hugging Face writes them. They come with a model, from a stranger, so that they run in Jinja's
+    sandbox without access to anything but the conversation. Raises :class:`EdgeQKVError` when the template does.
     """
     jinja2, sandbox = require("jinja2", "chat"), require("jinja2.sandbox", "chat")
 

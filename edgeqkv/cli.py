@@ -68,7 +68,7 @@ def inspect(
 
     if cache is not None and cache not in DTYPES:
         raise EdgeQKVError(f"--cache {cache!r} is not one of {', '.join(DTYPES)}")
-    seen = inspect_path(path, capacity, cache)  # type: ignore[arg-type]
+    seen = inspect_path(path, capacity, cache)
     if as_json:
         _print_json(seen)
         return

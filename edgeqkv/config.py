@@ -86,11 +86,11 @@ def _two_tensors(key: int, value: int) -> tuple[dict[str, int], Slice, Slice]:
 # -- positions ----------------------------------------------------------------------------------------------------
 
 
-class Learned(Block, tag="learned", tag_field="kind"):
+class Learned(Block, frozen=True, tag="learned", tag_field="kind"):
     """A trained embedding for each of ``n_positions`` positions, added to the token's."""
 
 
-class Llama3Scaling(Block, tag="llama3", tag_field="kind"):
+class Llama3Scaling(Block, frozen=True, tag="llama3", tag_field="kind"):
     """Llama 3.1's change of the frequencies: wavelengths beyond ``original_positions / low`` are stretched by ``factor``, those
     below ``original_positions / high`` stay, and between them it is interpolated."""
 
@@ -100,13 +100,13 @@ class Llama3Scaling(Block, tag="llama3", tag_field="kind"):
     original_positions: Size
 
 
-class FactorScaling(Block, tag="factors", tag_field="kind"):
+class FactorScaling(Block, frozen=True, tag="factors", tag_field="kind"):
     """Each frequency divided by its factor (LongRoPE within one range of lengths)."""
 
     factors: tuple[Factor, ...]
 
 
-class Rotary(Block, tag="rotary", tag_field="kind"):
+class Rotary(Block, frozen=True, tag="rotary", tag_field="kind"):
     """Rotary position embedding (Su et al., arXiv 2104.09864) of the first ``dim`` channels of each head.
 
     ``pairs``: channel i is turned with i + dim / 2 ("halves") or with its neighbour ("interleaved"). ``value`` matters where
@@ -131,7 +131,7 @@ class Rotary(Block, tag="rotary", tag_field="kind"):
 # -- attention ----------------------------------------------------------------------------------------------------
 
 
-class SharedAttention(Block, tag="shared", tag_field="kind"):
+class SharedAttention(Block, frozen=True, tag="shared", tag_field="kind"):
     """Multi-head attention whose projections and heads may be shared: QKV, GQA, MQA, Q-K=V and their relatives.
 
     ``bias`` is of q, k and v, ``out_bias`` of the output projection. ``qk_norm`` is a norm over the channels of each head of q
@@ -180,7 +180,7 @@ class SharedAttention(Block, tag="shared", tag_field="kind"):
         return Row(self.n_head, self.n_kv_head, *tensors, softmax_scale=dim**-0.5)
 
 
-class LatentAttention(Block, tag="latent", tag_field="kind"):
+class LatentAttention(Block, frozen=True, tag="latent", tag_field="kind"):
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434).
 
     Keys and values of all heads are products of one latent of ``kv_rank`` channels; ``rope_dim`` more channels carry the
@@ -215,14 +215,14 @@ class LatentAttention(Block, tag="latent", tag_field="kind"):
 # -- the other blocks ---------------------------------------------------------------------------------------------
 
 
-class Norm(Block):
+class Norm(Block, frozen=True):
     """``layer_norm`` has a bias, ``rms_norm`` has none."""
 
     kind: Literal["layer_norm", "rms_norm"]
     eps: Epsilon
 
 
-class MLP(Block):
+class MLP(Block, frozen=True):
     """``gelu``: down(gelu(up(x))), exact (erf). ``swiglu``: down(silu(gate(x)) * up(x))."""
 
     kind: Literal["gelu", "swiglu"]
@@ -230,14 +230,14 @@ class MLP(Block):
     bias: bool
 
 
-class Head(Block):
+class Head(Block, frozen=True):
     """``tied`` uses the token embedding's table. The hidden state is multiplied by ``scale`` first."""
 
     tied: bool
     scale: Factor
 
 
-class ModelConfig(Block):
+class ModelConfig(Block, frozen=True):
     """A decoder-only language model: pre-norm blocks of attention and MLP.
 
     ``vocab_size`` is the number of embedding rows; ids from ``token_count`` up are padding and are never sampled (the paper

@@ -134,9 +134,7 @@ def latent_attention(verbs: Verbs, config: ModelConfig, x: Any, layer: int) -> A
 
 def mlp(verbs: Verbs, config: ModelConfig, x: Any, name: str) -> Any:
     c = config.mlp
-    up = verbs.linear(x, f"{name}.fc", c.width, c.bias)
-    if c.kind == "swiglu":
-        hidden = verbs.swiglu(verbs.linear(x, f"{name}.gate", c.width, c.bias), up)
-    else:
-        hidden = verbs.gelu(up)
+    hidden = verbs.linear(x, f"{name}.fc", c.width, c.bias)
+    gated = c.kind == "swiglu"
+    hidden = verbs.swiglu(verbs.linear(x, f"{name}.gate", c.width, c.bias), hidden) if gated else verbs.gelu(hidden)
     return verbs.linear(hidden, f"{name}.proj", config.d_model, c.bias)

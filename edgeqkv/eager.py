@@ -44,14 +44,15 @@ class EagerVerbs:
         return F.rms_norm(x, weight.shape, weight, eps)
 
     def head_norm(self, x: Tensor, name: str, n_head: int, eps: float) -> Tensor:
-        return self.norm(x.unflatten(-1, (n_head, -1)), name, eps).flatten(-2)
+        return self.norm(heads_of(x, n_head), name, eps).flatten(-2)
 
     def linear(self, x: Tensor, name: str, width: int, bias: bool) -> Tensor:
         return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"] if bias else None)
 
     def head_linear(self, x: Tensor, name: str, n_head: int, width: int) -> Tensor:
-        heads = x.unflatten(-1, (n_head, -1)).transpose(1, 2)  # [B, n_head, T, channels]
-        return (heads @ self.weights[f"{name}.weight"].transpose(1, 2)).transpose(1, 2).flatten(-2)
+        heads = heads_of(x, n_head).transpose(1, 2)  # [B, n_head, T, channels]
+        out: Tensor = (heads @ self.weights[f"{name}.weight"].transpose(1, 2)).transpose(1, 2).flatten(-2)
+        return out
 
     def gelu(self, x: Tensor) -> Tensor:
         return F.gelu(x)
@@ -70,8 +71,8 @@ class EagerVerbs:
         assert isinstance(positions, Rotary)
         cosine, sine = self.angles(x)
         sine = -sine if back else sine
-        heads = x.unflatten(-1, (n_head, -1))
-        first, plain = heads.split((positions.dim, heads.shape[-1] - positions.dim), -1)
+        heads = heads_of(x, n_head)
+        first, plain = heads[..., : positions.dim], heads[..., positions.dim :]
         if positions.pairs == "interleaved":
             a, b = first[..., 0::2], first[..., 1::2]
             turned = torch.stack((a * cosine - b * sine, b * cosine + a * sine), -1).flatten(-2)
@@ -94,10 +95,10 @@ class EagerVerbs:
         return cosine.to(like.device, like.dtype), sine.to(like.device, like.dtype)
 
     def channels(self, x: Tensor, n_head: int, start: int, stop: int) -> Tensor:
-        return x.unflatten(-1, (n_head, -1))[..., start:stop].flatten(-2)
+        return heads_of(x, n_head)[..., start:stop].flatten(-2)
 
     def join(self, parts: list[Tensor], n_head: int) -> Tensor:
-        return torch.cat([part.unflatten(-1, (n_head, -1)) for part in parts], -1).flatten(-2)
+        return torch.cat([heads_of(part, n_head) for part in parts], -1).flatten(-2)
 
     def repeat(self, x: Tensor, n_head: int) -> Tensor:
         return x.repeat(1, 1, n_head)
@@ -108,7 +109,7 @@ class EagerVerbs:
         if v is not None:
             rows["v"] = self._append(v, layer, "v")
         key, value = (rows[part.tensor][..., part.start : part.stop] for part in (row.key, row.value))
-        query = q.unflatten(-1, (row.heads, -1)).transpose(1, 2)
+        query = heads_of(q, row.heads).transpose(1, 2)
         # Row t sees the positions up to position + t. A square is plain causal, which has a faster path without a mask.
         square = query.shape[2] == key.shape[2]
         mask = None
@@ -121,7 +122,7 @@ class EagerVerbs:
 
     def _append(self, x: Tensor, layer: int, tensor: str) -> Tensor:
         """The new rows at their place in the cache; returns all rows filled so far, [B, kv_heads, depth, width]."""
-        rows = x.unflatten(-1, (self.config.row.kv_heads, -1)).transpose(1, 2)
+        rows = heads_of(x, self.config.row.kv_heads).transpose(1, 2)
         if self.cache is None:
             return rows
         buffer, end = self.cache[layer, tensor], self.position + rows.shape[2]
@@ -138,6 +139,11 @@ class EagerVerbs:
         return out.index_fill(
             2, torch.arange(self.config.token_count, self.config.vocab_size, device=out.device), float("-inf")
         )
+
+
+def heads_of(x: Tensor, n_head: int) -> Tensor:
+    """[..., n_head * channels] as [..., n_head, channels]."""
+    return x.reshape(*x.shape[:-1], n_head, -1)
 
 
 @lru_cache(maxsize=2)

@@ -16,8 +16,8 @@ from edgeqkv.strict import Strict
 
 
 class Budget(Strict, frozen=True):
-    """One row: the whole cache of a variant, scales included, and its share of the baseline's. ``row`` maps each cached tensor to
-    the width of its rows."""
+    """One row: the whole cache of a variant, scales included, and its share of the baseline's. ``row`` maps each cached
+    tensor to the width of its rows."""
 
     variant: str
     cache_tensors_per_layer: int

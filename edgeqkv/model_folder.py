@@ -236,7 +236,7 @@ def write_weights(path: Path, config: ModelConfig, weights: Mapping[str, np.ndar
 
     # The dtypes are known when the tensors are: room is left for the longest header that there can be.
     longest = 4 * sum(map(math.prod, shapes.values()))
-    room = len(header(dict.fromkeys(shapes, "BF16"), dict.fromkeys(shapes, [longest, longest]))) // 8 * 8 + 8
+    room = len(header(dict.fromkeys(shapes, "BF16"), {name: [longest, longest] for name in shapes})) // 8 * 8 + 8
     dtypes, offsets, end = dict[str, str](), dict[str, list[int]](), 0
     with path.open("wb") as file:
         file.seek(8 + room)

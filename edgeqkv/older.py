@@ -54,7 +54,7 @@ def manifest_of_format_3(data: dict[str, Any], where: str) -> dict[str, Any]:
         artifacts = [dict(a, cache=_cache(a["cache"]), weights=_weights(a["weights"])) for a in data["artifacts"]]
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise EdgeQKVError(f"{where} is not a manifest of format 3 ({error!r}); export the bundle again") from error
-    text = {
+    text: dict[str, Any] = {
         "tokenizer": None if tokenizer is None else {"file": "tokenizer.json", "sha256": tokenizer},
         "end_tokens": [],
         "chat_template": None,

@@ -17,13 +17,15 @@ def frequencies(positions: Rotary) -> np.ndarray:
     powers = (positions.theta ** exponents.astype(np.float64)).astype(np.float32)  # numpy's float32 power is not rounded well
     scaling = positions.scaling
     if isinstance(scaling, FactorScaling):
-        return 1 / (np.array(scaling.factors, np.float32) * powers)
+        stretched: np.ndarray = 1 / (np.array(scaling.factors, np.float32) * powers)
+        return stretched
     plain: np.ndarray = 1 / powers
     if isinstance(scaling, Llama3Scaling):
         # Llama 3.1: how far a wavelength lies between original / high (0: kept) and original / low (1: stretched).
         turns = scaling.original_positions / (2 * math.pi / plain)
         smooth = np.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
-        return (1 - smooth) * plain / scaling.factor + smooth * plain
+        mixed: np.ndarray = (1 - smooth) * plain / scaling.factor + smooth * plain
+        return mixed
     return plain
 
 

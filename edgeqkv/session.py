@@ -117,8 +117,8 @@ class Session:
     ) -> Iterator[int]:
         """Prefill ``ids`` at once, then yield sampled ids; without ids it goes on from the logits that the session has.
 
-        It ends before one of ``end_tokens`` (None: the bundle's), after ``limit`` ids, or when the cache is full. The last id is
-        not fed back: as many come as there are free positions, and one more.
+        It ends before one of ``end_tokens`` (None: the bundle's), after ``limit`` ids, or when the cache is full. The last id
+        is not fed back: as many come as there are free positions, and one more.
         """
         if len(ids):
             self.prefill(ids)

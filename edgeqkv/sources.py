@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from msgspec.structs import replace as with_fields
+
 from edgeqkv.checkpoint import read_checkpoint
 from edgeqkv.config import ModelConfig
 from edgeqkv.errors import EdgeQKVError
@@ -36,8 +38,6 @@ def import_model(source: Path, out: Path, tokenizer: Path | None = None, token_c
     ``tokenizer`` is a tokenizer.json, or a folder with GPT-2's vocab.json and merges.txt; its vocabulary sets ``token_count``,
     how many ids may be sampled, unless that is given.
     """
-    from msgspec.structs import replace as with_fields
-
     model = load_model(source)
     if tokenizer is not None:
         text = _tokenizer_text(tokenizer)

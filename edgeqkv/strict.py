@@ -97,7 +97,8 @@ def _in_our_words(kind: Any, message: str) -> str:
 
 
 def _choices(kind: Any, place: str) -> list[Any]:
-    """What may stand at a place ("artifacts[0].kernel") where few values may: a Literal's, or the tags of a union of structs."""
+    """What may stand at a place ("artifacts[0].kernel") where few values may: a Literal's, or the tags of a union of
+    structs."""
     found = [msgspec.inspect.type_info(kind)]
     for part in re.findall(r"\[.*?\]|[^.\[]+", place):
         inside: list[Any] = []

@@ -48,10 +48,10 @@ class Target(ABC):
     """What one runtime can do.
 
     ``title`` is its name in reports. ``weights`` and ``caches`` are what it can store; the first cache is the default.
-    ``kernels`` are those that it may have an artifact for, best first. ``options`` are the fields of :class:`Request` beyond the
-    common ones that mean something to it. ``prefill_chunk`` is how many tokens it is fed at once by default. ``extra`` of pip
-    brings what runs it; ``packages`` are those whose versions a measurement keeps. ``not_measured`` says why ``bench`` leaves it
-    out, if it does; ``pure`` says that a device's Python runs it with ``packages`` and nothing that we compile.
+    ``kernels`` are those that it may have an artifact for, best first. ``options`` are the fields of :class:`Request` beyond
+    the common ones that mean something to it. ``prefill_chunk`` is how many tokens it is fed at once by default. ``extra`` of
+    pip brings what runs it; ``packages`` are those whose versions a measurement keeps. ``not_measured`` says why ``bench``
+    leaves it out, if it does; ``pure`` says that a device's Python runs it with ``packages`` and nothing that we compile.
     """
 
     name: ClassVar[str]
@@ -85,9 +85,11 @@ class Target(ABC):
 
     def check_artifact(self, artifact: Artifact, layout: CacheLayout, demand: Demand) -> None:
         """What a manifest's entry of this target has to hold beyond what all have; ``demand(holds, what)`` refuses it."""
+        return
 
     def missing(self, artifact: Artifact) -> None:
         """Raise :class:`~edgeqkv.errors.MissingPackage` when this installation lacks an operator or library that it needs."""
+        return
 
     @abstractmethod
     def open(

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import msgspec
+
 from edgeqkv.errors import EdgeQKVError, require
 from edgeqkv.strict import Strict
 
@@ -12,12 +14,12 @@ END_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 
 
 class Text(Strict, frozen=True):
-    """``text.json`` of a model folder: ids that end a generation, the chat template (Jinja, as Hugging Face renders it), and the
-    special tokens that the template may name (``bos_token``, ...)."""
+    """``text.json`` of a model folder: ids that end a generation, the chat template (Jinja, as Hugging Face renders it), and
+    the special tokens that the template may name (``bos_token``, ...)."""
 
     end_tokens: tuple[int, ...] = ()
     chat_template: str | None = None
-    special_tokens: dict[str, str] = {}
+    special_tokens: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class FileEntry(Strict, frozen=True):

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from edgeqkv import __version__
 from edgeqkv.atomic import atomic_folder, refuse_to_replace
 from edgeqkv.bundle import bundle_files, check_files, is_bundle, read_bundle, write_manifest
@@ -104,8 +106,8 @@ def chosen_targets(options: Options) -> dict[str, Target]:
                 f"weights {options.weights!r} are not possible for {name}, which can do {', '.join(target.weights)}"
             )
         if options.cache is not None and options.cache not in target.caches:
-            able = target.other_caches or f"it can do {', '.join(target.caches)}"
-            raise EdgeQKVError(f"cache {options.cache!r} is not possible for {name}: {able}")
+            others = target.other_caches or f"it can do {', '.join(target.caches)}"
+            raise EdgeQKVError(f"cache {options.cache!r} is not possible for {name}: {others}")
     return chosen
 
 
@@ -132,8 +134,6 @@ def _kept(out: Path, source: Model, capacity: int, chosen: dict[str, Target]) ->
     """
     if not is_bundle(out):
         return None
-    from msgspec.structs import replace
-
     there = read_bundle(out)
     others = tuple(artifact for artifact in there.artifacts if artifact.runtime not in chosen)
     if not others:
@@ -142,8 +142,8 @@ def _kept(out: Path, source: Model, capacity: int, chosen: dict[str, Target]) ->
     if not same:
         names = ", ".join(dict.fromkeys(artifact.runtime for artifact in others))
         raise EdgeQKVError(
-            f"{out} holds a bundle of another model or capacity ({there.model.variant}, {there.capacity} positions) for {names}, "
-            "which this export would have to delete; remove it or name another folder"
+            f"{out} holds a bundle of another model or capacity ({there.model.variant}, {there.capacity} positions) for "
+            f"{names}, which this export would have to delete; remove it or name another folder"
         )
     check_files(out, there)
     parity = tuple(record for record in there.parity if record.runtime not in chosen)

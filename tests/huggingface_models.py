@@ -100,23 +100,23 @@ CASES = {
 }
 
 
-def write_case(folder: Path, name: str, **changes: Any) -> Path:
-    """The folder as ``save_pretrained`` writes it."""
+def write_case(folder: Path, name: str, gain: float = 1.5, **changes: Any) -> Path:
+    """The folder as ``save_pretrained`` writes it. A product's weights are ``gain`` / sqrt(inputs) in size."""
     case = CASES[name]
     config = transformers.AutoConfig.for_model(case.model_type, **COMMON | case.options | changes)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    randomize(model)
+    randomize(model, gain)
     model.to(case.dtype).save_pretrained(folder, max_shard_size=case.shard)
     return folder
 
 
-def randomize(model: torch.nn.Module, seed: int = 0) -> None:
+def randomize(model: torch.nn.Module, gain: float, seed: int = 0) -> None:
     """Weights of trained size: no norm is 1 and no bias 0, as they are when a class makes them."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         values = torch.randn(weight.shape, generator=generator)
         if weight.ndim == 2:
-            values *= 0.3 if "embed_tokens" in name else 1.5 * weight.shape[1] ** -0.5
+            values *= 0.3 if "embed_tokens" in name else gain * weight.shape[1] ** -0.5
         else:
             values = 0.3 * values + (1.0 if "norm" in name else 0.0)
         weight.data.copy_(values)

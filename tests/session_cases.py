@@ -17,11 +17,12 @@ SAMPLING = {"temperature": 0.0, "top_k": None, "top_p": None, "repetition_penalt
 
 
 def run_case(
-    case: dict[str, Any], open_session: Callable[[], Any], chunk: int, token_count: int, folder: Path, sampler: Any = SimpleNamespace
+    case: dict[str, Any], open_session: Callable[[], Any], chunk: int, token_count: int, folder: Path, sampler: Any =
+    SimpleNamespace
 ) -> None:
-    """One case. ``open_session`` opens another session over one bundle each time; its class has the methods of the design's page and
-    the properties depth, capacity, tokens and logits. ``sampler`` makes what ``generate`` takes from SAMPLING's names. ``folder``
-    is for files."""
+    """One case. ``open_session`` opens another session over one bundle each time; its class has the methods of the design's
+    page and the properties depth, capacity, tokens and logits. ``sampler`` makes what ``generate`` takes from SAMPLING's
+    names. ``folder`` is for files."""
     Run(open_session, chunk, token_count, folder, sampler).all(case["steps"])
 
 

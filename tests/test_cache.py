@@ -50,8 +50,8 @@ def test_the_papers_reductions():
 
 @pytest.mark.parametrize(("name", "expanded_gib", "absorbed_gib"), [("youtu-2b", 10.0, 0.57), ("minicpm3-4b", 24.2, 0.56)])
 def test_latent_attention_at_32768_positions(name, expanded_gib, absorbed_gib):
-    """fp16 K and V of every head, as other runtimes cache them, against the latent row in int8 with two scales a row: 8 bytes on
-    576 or 288."""
+    """fp16 K and V of every head, as other runtimes cache them, against the latent row in int8 with two scales a row: 8 bytes
+    on 576 or 288."""
     config = PRESETS[name]
     expanded, absorbed = cache_layout(baseline(config), 32_768, "fp16"), cache_layout(config, 32_768, "int8")
     assert expanded.bytes / 2**30 == pytest.approx(expanded_gib, abs=0.05)

@@ -60,8 +60,8 @@ def test_block_sizes():
 
 
 def test_which_tensors_are_int8():
-    """Matrices that something is multiplied by; not positions, which are added, nor vectors. MLA's products of each head are int8
-    where our operator reads them."""
+    """Matrices that something is multiplied by; not positions, which are added, nor vectors. MLA's products of each head are
+    int8 where our operator reads them."""
     config = mla(1, 64, 96, 320, rotary(1e4, 16), latent(4, 32, 64, 32, 16, 32))
     shapes = parameter_shapes(config) | parameter_shapes(tiny_config("QKV", n_layer=1))
     names = {kernel: format_names(weight_formats("int8", kernel), shapes) for kernel in ("fused", "stock")}

@@ -5,16 +5,10 @@ import zipfile
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-# Those that may lie in folders of their own.
-PACKAGES = ("edgeqkv", "edgeqkv.export", "edgeqkv.runtimes")
-
 
 def pack_package(folder: Path) -> Path:
     """``edgeqkv.zip`` in ``folder``; the same bytes whenever the files are the same."""
-    files: dict[str, Traversable] = {}
-    for package in PACKAGES:
-        files |= _python_files(importlib.resources.files(package), package.replace(".", "/"))
-    target = folder / "edgeqkv.zip"
+    files, target = _python_files(importlib.resources.files("edgeqkv"), "edgeqkv"), folder / "edgeqkv.zip"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):
             archive.writestr(zipfile.ZipInfo(name), files[name].read_bytes(), zipfile.ZIP_DEFLATED)

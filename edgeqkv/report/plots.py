@@ -40,7 +40,7 @@ def memory_plot(records: Sequence[Record], prefix: str) -> str:
         axes.set_xlim(0, max(left) * 1.14)
         axes.set_xlabel("MiB at the peak")
         axes.set_title("Peak memory", loc="left")
-        _legend(axes)
+        _legend(axes, columns=3)
 
     return _svg(draw, prefix, 1.5 + 0.42 * len(shown)) if shown else ""
 
@@ -65,7 +65,7 @@ def decode_plot(records: Sequence[Record], prefix: str) -> str:
         axes.set_title("Decoding: median, middle half", loc="left")
         _legend(axes)
 
-    return _svg(draw, prefix, 3.4 + 0.11 * len(shown)) if shown else ""
+    return _svg(draw, prefix, 3.2 + 0.2 * len(shown)) if shown else ""
 
 
 def capacity_plot(records: Sequence[Record], budget: int | None, prefix: str) -> str:
@@ -92,7 +92,7 @@ def capacity_plot(records: Sequence[Record], budget: int | None, prefix: str) ->
         axes.set_title("Memory against capacity", loc="left")
         _legend(axes)
 
-    return _svg(draw, prefix, 3.4 + 0.11 * len(shown)) if shown else ""
+    return _svg(draw, prefix, 3.2 + 0.2 * len(shown)) if shown else ""
 
 
 def _label(record: Record) -> str:
@@ -100,13 +100,9 @@ def _label(record: Record) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _legend(axes: "Axes") -> None:
-    axes.legend(
-        loc="upper left",
-        bbox_to_anchor=(0, -0.2),
-        frameon=False,
-        ncols=2 if len(axes.get_legend_handles_labels()[1]) < 4 else 1,
-    )
+def _legend(axes: "Axes", columns: int = 1) -> None:
+    """Below the drawing, in room of its own."""
+    axes.get_figure().legend(loc="outside lower left", frameon=False, ncols=columns)  # type: ignore[union-attr]
 
 
 def _svg(draw: Callable[["Axes"], None], prefix: str, height: float) -> str:

@@ -26,8 +26,8 @@ class Form(Protocol):
 
 
 def attention_form(row: Row, dtype: CacheDtype) -> Attention:
-    """Which of the runtime's own nodes attend: measured, the reasons are in docs/decisions.md. GroupQueryAttention takes no fp16
-    cache beside fp32 queries, heads in multiples of 8 only, and key and value of one width that are whole rows."""
+    """Which of the runtime's own nodes attend: measured, the reasons are in docs/decisions.md. GroupQueryAttention takes no
+    fp16 cache beside fp32 queries, heads in multiples of 8 only, and key and value of one width that are whole rows."""
     whole = all(part.width == row.key.width == width for part in (row.key, row.value) for width in row.widths.values())
     if dtype == "fp16" or row.key.width % 8 or not whole:
         return "folded"

@@ -28,8 +28,8 @@ Tensors = dict[str, ir.TensorProtocol]
 
 
 class GraphBuilder:
-    """Nodes and constants of one graph. ``tensors`` holds the constants made so far, by name: graphs that are given the same one
-    share them."""
+    """Nodes and constants of one graph. ``tensors`` holds the constants made so far, by name: graphs that are given the same
+    one share them."""
 
     def __init__(self, tensors: Tensors) -> None:
         self.tensors = tensors

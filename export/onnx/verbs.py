@@ -5,8 +5,8 @@ Activations are [T, width].
 ========  =======  ==================================================================================================
 input     ids      int64 [tokens], any number of them
 input     position int64 [1], how many positions of the cache are filled
-input     cache.N.k (and cache.N.v where the value has a tensor of its own), [1, kv_heads, capacity, width]; with scales that are
-          written beside the rows also cache.N.k.scale, [1, kv_heads, capacity] or [1, kv_heads, 2, capacity]
+input     cache.N.k (and cache.N.v where the value has a tensor of its own), [1, kv_heads, capacity, width]; with scales that
+          are written beside the rows also cache.N.k.scale, [1, kv_heads, capacity] or [1, kv_heads, 2, capacity]
 output    logits   float32 [vocab_size] of the last token
 output    NAME.out for each of the cache's inputs, to be bound to the memory of the input it succeeds (and .k.out_again)
 ========  =======  ==================================================================================================

@@ -1,5 +1,5 @@
-"""libedgeqkv by ctypes: the sessions of C programs, from Python. Needs neither onnxruntime nor executorch as Python packages, but
-their shared libraries.
+"""libedgeqkv by ctypes: the sessions of C programs, from Python. Needs neither onnxruntime nor executorch as Python packages,
+but their shared libraries.
 
 ``include/edgeqkv.h`` describes every function that is called here.
 """
@@ -10,13 +10,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from edgeqkv.bundle import read_bundle
 from edgeqkv.errors import CacheFull, CheckFailed, EdgeQKVError, MissingPackage
 from edgeqkv.manifest import Artifact, Manifest
+from edgeqkv.sampling import Sampler
 
 _ERRORS: dict[int, type[EdgeQKVError]] = {
     1: CheckFailed,
@@ -29,16 +30,6 @@ _ERRORS: dict[int, type[EdgeQKVError]] = {
 _STEP_OF_SEED = 0x9E3779B97F4A7C15  # what SplitMix64 adds to its state at each draw
 _ON_TOKEN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t)
 _END_TOKEN = 2  # EDGEQKV_STOP_END_TOKEN
-
-
-class Sampling(Protocol):
-    """How a token is chosen; :class:`edgeqkv.sampling.Sampler` has these."""
-
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    repetition_penalty: float
-    seed: int
 
 
 class _OpenOptions(ctypes.Structure):
@@ -225,26 +216,31 @@ class NativeSession:
     def generate(
         self,
         ids: Sequence[int] = (),
-        sampler: Sampling | None = None,
+        sampler: Sampler | None = None,
         limit: int | None = None,
         end_tokens: Sequence[int] | None = None,
     ) -> Iterator[int]:
-        """Prefill ``ids``, then yield sampled ids (greedy without a sampler), up to ``limit``, until one of ``end_tokens`` (None: the
-        bundle's) or until the cache is full. Without ids it goes on from the logits that the session has."""
+        """Prefill ``ids``, then yield sampled ids (greedy without a sampler), up to ``limit``, until one of ``end_tokens``
+        (None: the bundle's) or until the cache is full. Without ids it goes on from the logits that the session has."""
         options = _GenerateOptions(size=ctypes.sizeof(_GenerateOptions), limit=1)
         if sampler is not None:
             options.temperature, options.top_k = sampler.temperature, sampler.top_k or 0
-            options.top_p, options.repetition_penalty = sampler.top_p or 0, sampler.repetition_penalty
+            options.top_p, options.repetition_penalty = sampler.top_p, sampler.repetition_penalty
         ends = _ids([] if end_tokens is None else end_tokens)
         options.n_end_tokens, options.ignore_end_tokens = len(ends), end_tokens is not None
         seed = sampler.seed if sampler is not None else 0
         handed: list[int] = []
-        on_token = _ON_TOKEN(lambda user, token, text, n: handed.append(token) or 0)
+
+        def keep(user: Any, token: int, text: Any, n: int) -> int:
+            handed.append(token)
+            return 0
+
+        on_token = _ON_TOKEN(keep)
         first = _ids(ids)
 
         def tokens() -> Iterator[int]:
-            # One token a call, so that the caller gets it before the next is computed. The seed of call i is the generator's state
-            # after i draws.
+            # One token a call, so that the caller gets it before the next is computed. The seed of call i is the generator's
+            # state after i draws.
             given, count = first, 0
             while limit is None or count < limit:
                 options.seed = (seed + count * _STEP_OF_SEED) % 2**64

@@ -57,7 +57,8 @@ def generate(session, ids, on_token, **options):
     given, stopped = _ids(ids), ctypes.c_int32()
     how = _GenerateOptions(size=ctypes.sizeof(_GenerateOptions), **options)
     code = session.bundle._library.edgeqkv_session_generate(
-        session._handle, _pointer(given), ctypes.c_size_t(len(given)), ctypes.byref(how), _ON_TOKEN(on_token), None, ctypes.byref(stopped)
+        session._handle, _pointer(given), ctypes.c_size_t(len(given)), ctypes.byref(how), _ON_TOKEN(on_token), None,
+        ctypes.byref(stopped)
     )
     return code, stopped.value
 
@@ -80,7 +81,8 @@ def reference_choice(logits, held, how, draws):
     """docs/sessions.md, written a second time."""
     scores = logits.astype(np.float64)
     for token in set(held):
-        scores[token] = scores[token] / how["repetition_penalty"] if scores[token] > 0 else scores[token] * how["repetition_penalty"]
+        scores[token] = scores[token] / how["repetition_penalty"] if scores[token] > 0 else scores[token] *
+        how["repetition_penalty"]
     weights = np.exp((scores - scores.max()) / how["temperature"])
     weights[scores < np.sort(scores)[-how["top_k"]]] = 0
     order = np.lexsort((np.arange(len(weights)), -weights))
@@ -93,7 +95,8 @@ def reference_choice(logits, held, how, draws):
     return int(np.argmax(np.cumsum(weights) > u * weights.sum()))
 
 
-@pytest.mark.parametrize(("temperature", "top_k", "top_p", "penalty"), [(1.0, 300, 1.0, 1.0), (2.0, 20, 0.7, 1.5), (0.7, 5, 0.99, 0.8)])
+@pytest.mark.parametrize(("temperature", "top_k", "top_p", "penalty"), [(1.0, 300, 1.0, 1.0), (2.0, 20, 0.7, 1.5), (0.7, 5,
+0.99, 0.8)])
 def test_sampling_is_what_the_page_says(small, temperature, top_k, top_p, penalty):
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": penalty, "seed": 11}
     session = NativeSession(small)
@@ -139,8 +142,8 @@ def test_calls_from_inside_a_callback_are_refused(small):
     library = small._library
 
     def meddle(user, token, text, n):
-        seen.append((library.edgeqkv_session_reset(session._handle), library.edgeqkv_session_close(session._handle), session.depth))
-        return 1
+        seen.append((library.edgeqkv_session_reset(session._handle), library.edgeqkv_session_close(session._handle),
+        session.depth)) return 1
 
     assert generate(session, [1, 2, 3], meddle) == (0, STOP_CANCELLED)
     assert seen == [(BUSY, BUSY, 3)]
