@@ -63,11 +63,14 @@ def generate(
         raise EdgeQKVError("--stop is for text; with --ids the end tokens of the bundle end it")
     sampler = Sampler(temperature, top_k, top_p, repetition_penalty, seed)
     with edgeqkv.open(bundle, runtime=runtime, kernel=kernel, threads=threads) as opened:
-        tokenizer = edgeqkv.tokenizer(bundle) if ids is None else None
+        by_ids = ids is not None or (prompt is None and opened.manifest.text.tokenizer is None)
+        tokenizer = None if by_ids else edgeqkv.tokenizer(bundle)
         if resumed and session is not None:
             opened.restore(session)
         held = list(opened.tokens)
         start = parse_ids(ids) if ids is not None else _encode(tokenizer, prompt, not held) if prompt is not None else []
+        if not start and opened.depth == opened.capacity:
+            raise CacheFull(f"{session} holds a full session, all of its {opened.capacity} positions: there is nothing to go on to")
         written: list[int] = []
         stream = _kept(opened.generate(start, sampler, tokens), written)
         if tokenizer is None:
@@ -78,7 +81,7 @@ def generate(
         if as_json:
             print(json.dumps({"prompt_ids": start, "ids": written, "text": text}, ensure_ascii=False))
         if session is not None:
-            hold(opened, written[-1:])
+            hold(opened, [*held, *start, *written])
             opened.save(session)
 
 
@@ -191,10 +194,13 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
         yield held
 
 
-def hold(session: "Session", last: Sequence[int]) -> None:
-    """Feed the id that was written last, so that a saved session holds all of its text; a full cache cannot."""
-    if last and session.depth < session.capacity and list(session.tokens[-1:]) != list(last):
-        session.step(last[0])
+def hold(session: "Session", text: Sequence[int]) -> None:
+    """Feed what of ``text`` the session does not hold, the id that was written last, so that a saved session holds all of it."""
+    rest = text[session.depth :]
+    if session.depth + len(rest) > session.capacity:
+        note("the cache is full: the session that is saved does not hold the last token")
+    elif rest:
+        session.prefill(rest)
 
 
 def parse_ids(text: str, option: str = "--ids") -> list[int]:

@@ -69,8 +69,8 @@ class Session:
         Raises :class:`CacheFull` before anything is written when they do not fit.
         """
         tokens = self._checked(ids)
-        self._check_room(self.depth + len(tokens), len(tokens))
         with self._alone() as engine:
+            self._check_room(self.depth + len(tokens), len(tokens))
             return self._run(engine, tokens)
 
     def step(self, token: int) -> np.ndarray:
@@ -85,21 +85,21 @@ class Session:
         """
         tokens = self._checked(ids)
         self._check_room(len(tokens), len(tokens))
-        same = 0
-        for held, wanted in zip(self._tokens, tokens, strict=False):
-            if held != wanted:
-                break
-            same += 1
-        same = min(same, len(tokens) - 1)  # where all is held, the last one is run again for its logits
         with self._alone() as engine:
+            same = 0
+            for held, wanted in zip(self._tokens, tokens, strict=False):
+                if held != wanted:
+                    break
+                same += 1
+            same = min(same, len(tokens) - 1)  # where all is held, the last one is run again for its logits
             self._forget(same)
             return self._run(engine, tokens[same:])
 
     def rewind(self, depth: int) -> None:
         """Keep the first ``depth`` tokens and forget the others; exact, since a row does not depend on those after it."""
-        if not 0 <= depth <= self.depth:
-            raise EdgeQKVError(f"depth {depth} is outside 0..{self.depth}, the positions that are filled")
         with self._alone():
+            if not 0 <= depth <= self.depth:
+                raise EdgeQKVError(f"depth {depth} is outside 0..{self.depth}, the positions that are filled")
             if depth < self.depth:
                 self._forget(depth)
 
@@ -131,7 +131,8 @@ class Session:
 
         def tokens() -> Iterator[int]:
             for i in range(count):
-                assert self._logits is not None
+                if self._logits is None:
+                    raise EdgeQKVError("the session was rewound or reset while it generated, so that it has no logits")
                 known = self._logits[: self.manifest.model.config.token_count]
                 if not np.isfinite(known).all():
                     raise CheckFailed(f"the logits after {self.depth} tokens are not finite")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from edgeqkv.cache import CacheDtype, CacheLayout
 from edgeqkv.config import ModelConfig
 from edgeqkv.engine import Engine
-from edgeqkv.errors import EdgeQKVError
+from edgeqkv.errors import MissingPackage
 from edgeqkv.manifest import Artifact, Executor, Kernel, Manifest
 
 if TYPE_CHECKING:
@@ -136,5 +136,5 @@ def targets() -> dict[str, Target]:
 def target_of(artifact: Artifact) -> Target:
     """The target that an artifact was written for."""
     if artifact.runtime not in targets():
-        raise EdgeQKVError(f"this edgeqkv has no target {artifact.runtime!r}; known are {', '.join(targets())}")
+        raise MissingPackage(f"this edgeqkv has no target {artifact.runtime!r}; known are {', '.join(targets())}")
     return targets()[artifact.runtime]

@@ -96,16 +96,25 @@ def tiny_weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.fixture(scope="session")
+def write_tiny_model() -> Callable[..., Path]:
+    """Write a tiny random model folder: (folder, variant, tokenizer, **changes of the configuration) -> folder."""
+
+    def write(folder: Path, variant: str = "Q-MQA", tokenizer: str | None = None, **changes: int) -> Path:
+        config = tiny_config(variant, **changes)
+        write_model(folder, Model(config, tiny_weights(config), tokenizer, Text(), ""), "# tiny\n")
+        return folder
+
+    return write
+
+
 @pytest.fixture
-def tiny_model(tmp_path: Path) -> Callable[..., Path]:
-    """Write a tiny random model folder for a variant, once; returns its path."""
+def tiny_model(tmp_path: Path, write_tiny_model: Callable[..., Path]) -> Callable[..., Path]:
+    """A tiny random model folder for a variant, written once; returns its path."""
 
     def write(variant: str = "Q-MQA", tokenizer: str | None = None, **changes: int) -> Path:
         folder = tmp_path / f"model-{variant}"
-        if not folder.exists():
-            config = tiny_config(variant, **changes)
-            write_model(folder, Model(config, tiny_weights(config), tokenizer, Text(), ""), "# tiny\n")
-        return folder
+        return folder if folder.exists() else write_tiny_model(folder, variant, tokenizer, **changes)
 
     return write
 
@@ -127,7 +136,7 @@ def executorch_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     return bundle
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def letters() -> str:
     """A tokenizer.json with one token for each byte, so that any text has ids below 256."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -137,17 +137,20 @@ def reference_logits(folder: Path, ids: list[int]) -> np.ndarray:
     return load_reference(folder)(torch.tensor([ids])).logits[0].numpy()
 
 
-def assert_same_function(session: Any, ids: list[int], reference: np.ndarray, tolerance: float) -> float:
+def assert_same_function(session: Any, ids: list[int], reference: np.ndarray, tolerance: float, ties: bool = False) -> float:
     """Feed ``ids`` token by token, then in chunks of several sizes, to capacity each time; the largest difference in logits.
 
-    ``reference`` [T, vocab_size] is what another implementation says of every position; the best id has to be the same.
+    ``reference`` [T, vocab_size] is what another implementation says of every position; the best id has to be the same. With
+    ``ties`` it may be another where the reference's two best are so close that the difference can have swapped them.
     """
     assert session.capacity == len(ids)
     stepped = np.stack([session.step(token) for token in ids])
     with pytest.raises(CacheFull):
         session.step(ids[0])
     worst = float(np.abs(stepped - reference).max())
-    np.testing.assert_array_equal(stepped.argmax(1), reference.argmax(1))
+    best = np.sort(reference, axis=1)
+    sure = best[:, -1] - best[:, -2] > (2 * worst if ties else -1)
+    np.testing.assert_array_equal(stepped.argmax(1)[sure], reference.argmax(1)[sure])
     for first, size in ((1, 7), (20, 40), (len(ids), 1)):
         session.reset()
         ends = [*range(first, len(ids), size), len(ids)]

@@ -4,31 +4,26 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from edgeqkv.errors import CacheFull, CheckFailed, EdgeQKVError, MissingPackage
+from edgeqkv.sampling import Sampler
 
 CASES: list[dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text())["cases"]
 KINDS = {CacheFull: "full", CheckFailed: "check", MissingPackage: "missing", EdgeQKVError: "input"}
-SAMPLING = {"temperature": 0.0, "top_k": None, "top_p": None, "repetition_penalty": 1.0, "seed": 0}
 
 
-def run_case(
-    case: dict[str, Any], open_session: Callable[[], Any], chunk: int, token_count: int, folder: Path, sampler: Any =
-    SimpleNamespace
-) -> None:
-    """One case. ``open_session`` opens another session over one bundle each time; its class has the methods of the design's
-    page and the properties depth, capacity, tokens and logits. ``sampler`` makes what ``generate`` takes from SAMPLING's
-    names. ``folder`` is for files."""
-    Run(open_session, chunk, token_count, folder, sampler).all(case["steps"])
+def run_case(case: dict[str, Any], open_session: Callable[[], Any], chunk: int, token_count: int, folder: Path) -> None:
+    """One case. ``open_session`` opens another session on one bundle each time; its class has the methods and properties of
+    :class:`edgeqkv.session.Session`. ``folder`` is for files."""
+    Run(open_session, chunk, token_count, folder).all(case["steps"])
 
 
 class Run:
-    def __init__(self, open_session: Callable[[], Any], chunk: int, token_count: int, folder: Path, sampler: Any) -> None:
-        self.open_session, self.folder, self.sampler = open_session, folder, sampler
+    def __init__(self, open_session: Callable[[], Any], chunk: int, token_count: int, folder: Path) -> None:
+        self.open_session, self.folder = open_session, folder
         self.sessions = {"main": open_session()}
         self.names = {"capacity": self.sessions["main"].capacity, "chunk": chunk, "token_count": token_count}
         self.results: dict[str, Any] = {}
@@ -42,12 +37,14 @@ class Run:
                 session.close()
 
     def check(self, step: dict[str, Any], where: str) -> None:
+        kind, sentence = None, ""
         try:
             result = self.do(step)
         except EdgeQKVError as error:
-            assert KINDS[type(error)] == step.get("error"), f"{where}: {error}"
+            kind, sentence = KINDS[type(error)], str(error)
+        assert kind == step.get("error"), f"{where}: {sentence or 'no error'}"
+        if kind:
             return
-        assert "error" not in step, f"{where}: no error"
         if "as" in step:
             self.results[step["as"]] = result
         if "equals" in step:
@@ -75,7 +72,7 @@ class Run:
         if what == "step":
             return session.step(ids[0]).copy()
         if what == "generate":
-            sampler = self.sampler(**(SAMPLING | step["sampling"])) if "sampling" in step else None
+            sampler = Sampler(**step["sampling"]) if "sampling" in step else None
             ends = self.ids(step["end_tokens"]) if "end_tokens" in step else None
             return [int(token) for token in session.generate(ids, sampler, step.get("limit"), end_tokens=ends)]
         if what in ("depth", "tokens", "logits"):

@@ -16,9 +16,7 @@ from edgeqkv.model_folder import read_model
 from edgeqkv.strict import to_json
 
 FORMATS = Path(__file__).parent / "formats"
-CONFIG = tiny_config(
-    "Q-MQA", n_layer=1, d_model=32, n_head=4, d_mlp=32, n_positions=32, vocab_size=272, token_count=256
-)
+CONFIG = tiny_config("Q-MQA", n_layer=1, d_model=32, n_head=4, d_mlp=32, n_positions=32, vocab_size=272, token_count=256)
 
 
 @pytest.fixture
@@ -111,7 +109,11 @@ def test_the_model_of_then_exports_to_the_cache_of_then(tmp_path):
     before = read_bundle(FORMATS / "bundle-3")
     for now, then in zip(manifest.artifacts, before.artifacts, strict=True):
         assert now.cache.buffers == then.cache.buffers
-        assert (now.cache.bytes, now.cache.bytes_per_position, now.operators) == (then.cache.bytes, then.cache.bytes_per_position, then.operators)
+        assert (now.cache.bytes, now.cache.bytes_per_position, now.operators) == (
+            then.cache.bytes,
+            then.cache.bytes_per_position,
+            then.operators,
+        )
         assert now.entry_points == then.entry_points
 
 
@@ -141,19 +143,25 @@ def fused(data):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda d: d.update(licence="x"), "unknown field 'licence'"), (lambda d: d.pop("capacity"), "the field 'capacity' is
-        missing"), (lambda d: d["model"].pop("config"), "is not a manifest of format 3 \\(KeyError\\('config'\\)\\); export
-        the bundle again"), (lambda d: d["model"].update(config=[]), "model.config: expected an object"), (lambda d:
-        d["model"]["config"].update(rope=1), "model.config: unknown field 'rope'"), (lambda d: d.update(model=None), "is not a
-        manifest of format 3"), (lambda d: d.update(artifacts=None), "is not a manifest of format 3"), (lambda d:
-        d.update(artifacts=[1]), "is not a manifest of format 3"), (lambda d: fused(d)["cache"].update(shape=[1]), "is not a
-        manifest of format 3"), (lambda d: fused(d)["cache"].update(dtype="int4"), "is not a manifest of format 3"), (lambda
-        d: fused(d)["cache"].update(bytes=7), "does not agree with the model's geometry"), (lambda d:
-        fused(d)["cache"].update(shape=[1, 1, 25, 8]), "does not agree with the model's geometry"), (lambda d:
-        fused(d)["cache"].update(names=["cache.1.k"]), "does not agree with the model's geometry"), (lambda d:
-        fused(d)["cache"].update(scale_layout="none"), "does not agree with the model's geometry"), (lambda d:
-        fused(d)["weights"].pop("scheme"), "is not a manifest of format 3"), (lambda d: d.update(format=2), "expected format
-        4, found 2; export the bundle again"),
+        (lambda d: d.update(licence="x"), "unknown field 'licence'"),
+        (lambda d: d.pop("capacity"), "the field 'capacity' is missing"),
+        (
+            lambda d: d["model"].pop("config"),
+            "is not a manifest of format 3 \\(KeyError\\('config'\\)\\); export the bundle again",
+        ),
+        (lambda d: d["model"].update(config=[]), "model.config: expected an object"),
+        (lambda d: d["model"]["config"].update(rope=1), "model.config: unknown field 'rope'"),
+        (lambda d: d.update(model=None), "is not a manifest of format 3"),
+        (lambda d: d.update(artifacts=None), "is not a manifest of format 3"),
+        (lambda d: d.update(artifacts=[1]), "is not a manifest of format 3"),
+        (lambda d: fused(d)["cache"].update(shape=[1]), "is not a manifest of format 3"),
+        (lambda d: fused(d)["cache"].update(dtype="int4"), "is not a manifest of format 3"),
+        (lambda d: fused(d)["cache"].update(bytes=7), "does not agree with the model's geometry"),
+        (lambda d: fused(d)["cache"].update(shape=[1, 1, 25, 8]), "does not agree with the model's geometry"),
+        (lambda d: fused(d)["cache"].update(names=["cache.1.k"]), "does not agree with the model's geometry"),
+        (lambda d: fused(d)["cache"].update(scale_layout="none"), "does not agree with the model's geometry"),
+        (lambda d: fused(d)["weights"].pop("scheme"), "is not a manifest of format 3"),
+        (lambda d: d.update(format=2), "expected format 4, found 2; export the bundle again"),
     ],
 )
 def test_a_damaged_manifest_of_format_3(bundle, change, reason):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import one_sentence
 from huggingface_models import (
     CASES,
     N_POSITIONS,
@@ -514,6 +515,25 @@ def test_our_own_folders_are_not_taken_for_theirs(tmp_path, llama):
     assert find_folder(tmp_path / "ours") is None
     assert find_folder(tmp_path / "nothing") is None
     assert find_folder(tmp_path) is None
+
+
+def test_the_commands_take_a_folder_or_a_name_of_the_local_cache(cli, tmp_path, monkeypatch):
+    snapshot = tmp_path / "hub" / "models--org--tiny" / "snapshots" / "1"
+    write_case(snapshot, "youtu")
+    (tmp_path / "hub/models--org--tiny/refs").mkdir()
+    (tmp_path / "hub/models--org--tiny/refs/main").write_text("1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert (
+        cli("import", snapshot, "--out", tmp_path / "ours").out
+        == f"{tmp_path / 'ours'}: MLA, 3 layers, d_model 64, 131 tokens\n"
+    )
+    exported = cli("export", "org/tiny", "--out", tmp_path / "b", "--weights", "fp32", "--cache", "fp32", "--target", "onnx")
+    assert exported.code == 0, exported.err
+    assert cli("verify", tmp_path / "b", "--against", "org/tiny", "--tokens", 50).code == 0
+    assert json.loads(cli("inspect", "org/tiny", "--json").out)["variant"] == "MLA"
+    missing = cli("import", "org/other", "--out", tmp_path / "x")
+    assert missing.code == 2
+    assert "org/other does not exist" in one_sentence(missing)
 
 
 # -- memory -------------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from edgeqkv.bench.plan import Plan
 from edgeqkv.bench.program import Program
 from edgeqkv.bench.protocol import Done, Elapsed, Ids, Loaded, Steps
 from edgeqkv.bench.record import SCHEMA, Interleaving, MemoryUse, ProgramEntry, Record, Subject, Timings, split_memory
+from edgeqkv.bench.samples import Samples, samples_of
 from edgeqkv.bench.source import git_commit
-from edgeqkv.bench.timing import Timing, timing
 from edgeqkv.bench.worker_process import WorkerProcess
 from edgeqkv.files import file_sha256
 from edgeqkv.manifest import MANIFEST
@@ -64,39 +64,6 @@ def cell_id(bench: Bench, cell: Cell, plan: Plan) -> str:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@dataclass
-class Samples:
-    """What a worker has said so far, round after round: seconds by what was timed, bytes by phase."""
-
-    loads: list[float] = field(default_factory=list)
-    first_tokens: list[float] = field(default_factory=list)
-    prefills: dict[tuple[int, int], list[float]] = field(default_factory=dict)  # by depth and tokens
-    steps: dict[int, list[float]] = field(default_factory=dict)  # by depth
-    memory: dict[str, Memory] = field(default_factory=dict)
-
-    def timings(self, prompt: int) -> Timings:
-        first_token = timing(0, prompt, tuple(self.first_tokens))
-        prefills = tuple(timing(*cell, tuple(seconds)) for cell, seconds in self.prefills.items())
-        steps = tuple(timing(depth, 1, tuple(seconds)) for depth, seconds in self.steps.items())
-        return Timings(tuple(self.loads), first_token, prefills, steps)
-
-
-def samples_of(record: Record) -> Samples:
-    """Those that a record holds, to go on from."""
-
-    def seconds(one: Timing | None) -> list[float]:
-        return list(one.seconds) if one else []
-
-    t = record.timings
-    return Samples(
-        loads=list(t.load_s),
-        first_tokens=seconds(t.first_token),
-        prefills={(one.depth, one.tokens): seconds(one) for one in t.prefill},
-        steps={one.depth: seconds(one) for one in t.decode},
-        memory=dict(record.memory.phases),
-    )
 
 
 class RunningCell:

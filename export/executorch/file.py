@@ -5,7 +5,11 @@ the same. A blob is a segment, which the file's directory places by offset and s
 The file: a flatbuffer, whose table Program lists the segments, then the segments (exir/_serialize/program.fbs of ExecuTorch).
 """
 
+import hashlib
+import mmap
 import struct
+from pathlib import Path
+from typing import Any
 
 from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_program
 from flatbuffers import encode, number_types, packer
@@ -18,39 +22,68 @@ SEGMENTS_SLOT, OFFSET_SLOT = 12, 4  # in the tables Program and DataSegment
 SMALLEST = 4096  # bytes; below it, padding eats what would be saved
 
 
-def store_once(file: bytes) -> bytes:
-    """The same program, where each blob that equals a constant lies where the constant does.
+def store_once(source: Path, target: Path) -> None:
+    """Write the program ``source`` as ``target``, where each blob that equals a constant lies where the constant does. Neither
+    is read into memory as a whole.
 
     Raises :class:`CheckFailed` should any segment of it not be what it was.
     """
-    size, start = (struct.unpack_from("<Q", file, at)[0] for at in (PROGRAM_SIZE, SEGMENTS_AT))
-    head, segments = bytearray(file[:size]), memoryview(file)[start:]
-    program = _flatbuffer_to_program(file[:size])
+    with source.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
+        size, start = (struct.unpack_from("<Q", file, at)[0] for at in (PROGRAM_SIZE, SEGMENTS_AT))
+        head = bytearray(file[:size])
+        program = _flatbuffer_to_program(bytes(head))
+        offsets, kept = _places(program, file, start)
+        _set_offsets(head, offsets)
+        struct.pack_into("<Q", head, SEGMENTS_SIZE, sum(end - begin for begin, end in kept))
+        with memoryview(file) as view, target.open("wb") as out:
+            out.write(head)
+            out.write(view[size:start])
+            for begin, end in kept:
+                out.write(view[start + begin : start + end])
+            before = [_digest(view, start + segment.offset, segment.size) for segment in program.segments]
+    with target.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file, memoryview(file) as view:
+        segments = _flatbuffer_to_program(file[:size]).segments
+        if [_digest(view, start + segment.offset, segment.size) for segment in segments] != before:
+            raise CheckFailed("a segment of the ExecuTorch program was lost with its copies; this is a fault of ours")
+
+
+def _places(program: Any, file: mmap.mmap, start: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """The new offset of each segment, and which ranges of the segments stay, counted from where the first one begins."""
     constants = program.constant_segment
     place = program.segments[constants.segment_index]
     starts = sorted({place.offset + offset for offset in constants.offsets[1:]})
     named = {data.segment_index for data in program.named_data or []}
 
-    kept, offsets, cut = bytearray(), [], 0
+    def twin(i: int) -> int | None:
+        """Where a constant begins with what segment i, a blob behind the constants, holds."""
+        segment = program.segments[i]
+        if i not in named or segment.size < SMALLEST or segment.offset <= place.offset:
+            return None
+        fit = (at for at in starts if at + segment.size <= place.offset + place.size)
+        return next((at for at in fit if _same(file, start + at, start + segment.offset, segment.size)), None)
+
+    offsets, kept, cut = list[int](), list[tuple[int, int]](), 0
     for i, segment in enumerate(program.segments):
-        end = program.segments[i + 1].offset if i + 1 < len(program.segments) else len(segments)
-        blob, last = segments[segment.offset : segment.offset + segment.size], place.offset + place.size - segment.size
-        twin = None
-        if i in named and segment.size >= SMALLEST and segment.offset > place.offset:
-            twin = next((at for at in starts if at <= last and segments[at : at + segment.size] == blob), None)
-        if twin is not None:
-            offsets.append(twin)
-            cut += end - segment.offset
-        else:
+        end = program.segments[i + 1].offset if i + 1 < len(program.segments) else len(file) - start
+        at = twin(i)
+        if at is None:
             offsets.append(segment.offset - cut)
-            kept += segments[segment.offset : end]
-    _set_offsets(head, offsets)
-    struct.pack_into("<Q", head, SEGMENTS_SIZE, len(kept))
-    for before, after in zip(program.segments, _flatbuffer_to_program(bytes(head)).segments, strict=True):
-        old, new = (data[at : at + before.size] for data, at in ((segments, before.offset), (kept, after.offset)))
-        if after.size != before.size or old != new:
-            raise CheckFailed("a segment of the ExecuTorch program was lost with its copies; this is a fault of ours")
-    return bytes(head) + file[size:start] + bytes(kept)
+            kept.append((segment.offset, end))
+        else:
+            offsets.append(at)
+            cut += end - segment.offset
+    return offsets, kept
+
+
+def _same(file: mmap.mmap, one: int, other: int, size: int) -> bool:
+    if file[one : one + SMALLEST] != file[other : other + SMALLEST]:
+        return False
+    with memoryview(file) as view:
+        return _digest(view, one, size) == _digest(view, other, size)
+
+
+def _digest(view: memoryview, start: int, size: int) -> bytes:
+    return hashlib.sha256(view[start : start + size]).digest()
 
 
 def _set_offsets(head: bytearray, offsets: list[int]) -> None:

@@ -124,9 +124,9 @@ def lower(
 
 @dataclass(frozen=True)
 class Program:
-    """A .pte file; the bytes that each method plans; the operators that ExecuTorch's core does not bring."""
+    """What ExecuTorch writes; the bytes that each method plans; the operators that its core does not bring."""
 
-    file: bytes
+    manager: Any  # of executorch.exir, with write_to_file
     arenas: dict[str, int]
     operators: tuple[str, ...]
 
@@ -157,4 +157,4 @@ def to_program(lowered: Any, layout: CacheLayout, room: int) -> Program:
         )
     names = {f"{operator.name}.{operator.overload}" for plan in plans.values() for operator in plan.operators}
     operators = sorted(name for name in names if name.startswith(("edgeqkv::", "llama::")))
-    return Program(bytes(program.buffer), arenas, tuple(operators))
+    return Program(program, arenas, tuple(operators))

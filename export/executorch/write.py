@@ -1,5 +1,6 @@
 """The ExecuTorch artifact: the program as a file, and what the manifest says of it."""
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,10 @@ def write_artifact(source: Model, request: Request, folder: Path, runtime_versio
     program = to_program(lower(config, source.weights, layout, formats, chunk, kernel), layout, arena_room(config))
     path = folder / FILE
     path.parent.mkdir()
-    path.write_bytes(store_once(program.file))
+    with tempfile.NamedTemporaryFile(dir=path.parent) as file:
+        program.manager.write_to_file(file)
+        file.flush()
+        store_once(Path(file.name), path)
     return Artifact(
         runtime="executorch",
         kernel=kernel,

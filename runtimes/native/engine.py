@@ -5,6 +5,7 @@ but their shared libraries.
 """
 
 import ctypes
+import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -82,7 +83,7 @@ class NativeBundle:
     ) -> None:
         if threads is not None and not 1 <= threads <= np.iinfo(np.int32).max:
             raise EdgeQKVError(f"threads must be at least 1, found {threads}")
-        self.manifest = read_bundle(folder)
+        self.folder = folder
         self._library = _load(libraries.edgeqkv)
         self._handle = ctypes.c_void_p()
         options = _OpenOptions(
@@ -96,6 +97,11 @@ class NativeBundle:
         )
         self.call("bundle_open", os.fsencode(folder), ctypes.byref(options), ctypes.byref(self._handle))
         self.info: dict[str, Any] = json.loads(self._library.edgeqkv_bundle_json(self._handle))
+
+    @functools.cached_property
+    def manifest(self) -> Manifest:
+        """As Python reads it: the library has its own reader and needs none of this."""
+        return read_bundle(self.folder)
 
     @property
     def artifact(self) -> Artifact:

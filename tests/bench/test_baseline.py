@@ -86,8 +86,8 @@ def test_one_is_made_with_random_weights_once(bundle, cli, kept):
 def test_those_used_last_are_kept(bundle, kept):
     first = bundle("Q-MQA", "0", capacity=20)
     for i in range(1, KEPT + 1):
-        origins([bundle("Q-MQA", str(i), capacity=20 + i)])
         origins([first])
+        origins([bundle("Q-MQA", str(i), capacity=20 + i)])
     capacities = {json.loads((folder / "edgeqkv.json").read_text())["capacity"] for folder in kept.iterdir()}
     assert capacities == {20, *range(22, 21 + KEPT)}
 

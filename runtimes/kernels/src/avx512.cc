@@ -158,15 +158,17 @@ struct Avx512 {
     }
   }
 
-  // integer_tile.h. VPDPBUSD multiplies unsigned bytes by signed ones: groups are unsigned, lanes signed. So keys are offset by
-  // 128, and a weight's digits are the bytes of an unsigned 16-bit integer.
-  static constexpr bool kIntegerTile = true;
+  // integer.h. VPDPBUSD multiplies unsigned bytes by signed ones. Keys are the unsigned ones, offset by 128, and a weight's digits,
+  // the bytes of an unsigned 16-bit integer.
+  static constexpr bool kIntegerTile = true, kKeyTile = true;
   static constexpr int kTileKeys = 8, kTileVecs = 4, kLargestWeight = 65535, kKeyOffset = 128;
   using I = __m512i;
 
   static I zero() { return _mm512_setzero_si512(); }
   static I load_integers(const int32_t* p) { return _mm512_loadu_si512(p); }
   static I dot(I sum, I x, const char* y) { return _mm512_dpbusd_epi32(sum, four_bytes(reinterpret_cast<const uint8_t*>(y)), x); }
+  static I dot_keys(I sum, I x, const char* y) { return _mm512_dpbusd_epi32(sum, x, four_bytes(reinterpret_cast<const uint8_t*>(y))); }
+  static I set1_integer(int32_t x) { return _mm512_set1_epi32(x); }
   static I times_256(I x) { return _mm512_slli_epi32(x, 8); }
   static I sub_integers(I a, I b) { return _mm512_sub_epi32(a, b); }
   static F to_float(I x) { return _mm512_cvtepi32_ps(x); }
@@ -201,6 +203,37 @@ struct Avx512 {
       }
     *stride = kMaxPart;
     return to;
+  }
+
+  // key_tile.h. The last row's keys instead of rows from n on, whose scores are not used.
+  static void transpose_keys(const int8_t* rows, ptrdiff_t stride, int n, int dim, int32_t* to) {
+    for (int d = 0; d < dim; d += 64, to += 16 * W) {
+      __mmask64 mask = d + 64 <= dim ? ~__mmask64(0) : (__mmask64(1) << (dim - d)) - 1;
+      __m512i x[16], y[16];
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 16; i++) {
+        __m512i row = _mm512_maskz_loadu_epi8(mask, rows + (i < n ? i : n - 1) * stride + d);
+        x[i] = _mm512_xor_si512(row, _mm512_set1_epi8(-128));
+      }
+      // Of 4 rows each, 128 bits of which hold one group of all four; then 4 of these, whose 128 bits are put together.
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 16; i += 4) {
+        __m512i ab = _mm512_unpacklo_epi32(x[i], x[i + 1]), AB = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+        __m512i cd = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]), CD = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
+        y[i] = _mm512_unpacklo_epi64(ab, cd), y[i + 1] = _mm512_unpackhi_epi64(ab, cd);
+        y[i + 2] = _mm512_unpacklo_epi64(AB, CD), y[i + 3] = _mm512_unpackhi_epi64(AB, CD);
+      }
+      EDGEQKV_UNROLL
+      for (int g = 0; g < 4; g++) {  // groups g, 4 + g, 8 + g, 12 + g
+        __m512i a = _mm512_shuffle_i32x4(y[g], y[4 + g], 0x44), b = _mm512_shuffle_i32x4(y[g], y[4 + g], 0xee);
+        __m512i c = _mm512_shuffle_i32x4(y[8 + g], y[12 + g], 0x44), e = _mm512_shuffle_i32x4(y[8 + g], y[12 + g], 0xee);
+        __m512i group[4] = {_mm512_shuffle_i32x4(a, c, 0x88), _mm512_shuffle_i32x4(a, c, 0xdd), _mm512_shuffle_i32x4(b, e, 0x88),
+                            _mm512_shuffle_i32x4(b, e, 0xdd)};
+        EDGEQKV_UNROLL
+        for (int i = 0; i < 4; i++)
+          if (d + 16 * i < dim) _mm512_storeu_si512(to + (4 * i + g) * W, group[i]);
+      }
+    }
   }
 
   // to[b, j / 4] for 16 B channels; the last row's instead of rows from n on, whose weights are 0.

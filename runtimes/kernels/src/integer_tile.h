@@ -1,24 +1,10 @@
-// Many query rows over int8 in integers. A 32-bit integer holds a group of four bytes, and there is one operation:
-// V::dot(sum, x, y) adds to each lane of `sum` the dot product of that lane's group of x with the one group at y.
-//   scores  lanes are query rows, groups are channels: x the queries, y a key
-//   values  lanes are channels, groups are cached rows: x the values, four rows interleaved, y a query row's weights
-// A 16-bit factor (query, weight) is two digits, each a group of its own: 256 * high + low.
-//
-// What it asks of V beside vector.h: integers I with zero, load_integers, dot, times_256, sub_integers, to_float, and
-//   kTileKeys, kTileVecs           keys and vectors of channels at once, as many as the registers hold sums of
-//   kLargestWeight                 of a weight's digits
-//   kKeyOffset, key_groups         where a block of keys can be read as groups, all of them plus kKeyOffset
-//   split(integers, n, high, low)  the digits of a query
-//   round_group(F[4], high, low)   the digits of four weights of each lane, as groups
-//   interleave<B>                  B vectors of channels of cached rows, as groups
+// Many query rows over int8 in integers: lanes are query rows.
 #pragma once
 
-#include "vector.h"
+#include "integer.h"
 
 namespace edgeqkv {
 namespace {
-
-constexpr int kGroup = 4, kBlockGroups = kBlockKeys / kGroup;
 
 template <class V>
 struct IntegerTile {
@@ -28,57 +14,19 @@ struct IntegerTile {
 
   int32_t* query;     // of each part [kVecs, 2, dim / kGroup, W]
   int32_t* weight;    // [2, kBlockGroups, kBlockRows]
-  int32_t* value;     // [kTileVecs, kBlockGroups, W]
   int8_t* key;        // [kTileKeys, kMaxPart]
   int32_t* offset;    // [kMaxParts, kBlockRows] what kKeyOffset adds to a score
   float* unit;        // [kMaxParts, kBlockRows]
   float* weight_unit; // [kBlockRows]
+  IntegerValues<V> values;
 
-  IntegerTile(Arena& arena, const edgeqkv_attention_args& a) {
+  IntegerTile(Arena& arena, const edgeqkv_attention_args& a) : values(arena) {
     query = arena.take<int32_t>(size_t(2 * a.key_dim / kGroup) * kBlockRows);
     weight = arena.take<int32_t>(size_t(2 * kBlockGroups) * kBlockRows);
-    value = arena.take<int32_t>(size_t(V::kTileVecs) * kBlockGroups * W);
     key = arena.take<int8_t>(size_t(V::kTileKeys) * kMaxPart);
     offset = arena.take<int32_t>(size_t(kMaxParts) * kBlockRows);
     unit = arena.take<float>(size_t(kMaxParts) * kBlockRows);
     weight_unit = arena.take<float>(kBlockRows);
-  }
-
-  // The factors of a product in memory, and how many groups it is from one vector or row, step or digit to the next.
-  struct Lanes {
-    const int32_t* x;
-    ptrdiff_t vec, step, digit;
-  };
-  struct Groups {
-    const void* y;  // needs no alignment
-    ptrdiff_t row, step, digit;
-  };
-
-  // sum[a][b] = sum over n groups of x[b] . y[a], for A rows of y and B vectors of x.
-  template <int A, int B>
-  static void multiply(Lanes x, Groups y, int n, I (&sum)[A][B]) {
-    EDGEQKV_UNROLL
-    for (int a = 0; a < A; a++)
-      EDGEQKV_UNROLL
-      for (int b = 0; b < B; b++) sum[a][b] = V::zero();
-    for (int digit = 0; digit < 2; digit++) {
-      if (digit > 0)
-        EDGEQKV_UNROLL
-        for (int a = 0; a < A; a++)
-          EDGEQKV_UNROLL
-          for (int b = 0; b < B; b++) sum[a][b] = V::times_256(sum[a][b]);
-      const int32_t* xd = x.x + digit * x.digit;
-      const char* yd = static_cast<const char*>(y.y) + kGroup * digit * y.digit;
-      for (int i = 0; i < n; i++, xd += x.step, yd += kGroup * y.step) {
-        I lanes[B];
-        EDGEQKV_UNROLL
-        for (int b = 0; b < B; b++) lanes[b] = V::load_integers(xd + b * x.vec);
-        EDGEQKV_UNROLL
-        for (int a = 0; a < A; a++)
-          EDGEQKV_UNROLL
-          for (int b = 0; b < B; b++) sum[a][b] = V::dot(sum[a][b], lanes[b], yd + kGroup * a * y.row);
-      }
-    }
   }
 
   // The queries of one part, vectors of rows from row c on.
@@ -88,9 +36,7 @@ struct IntegerTile {
     return {of_part + c / W * 2 * n * W, 2 * n * W, W, n * W};
   }
 
-  void load_query(const edgeqkv_attention_args& a, const Item& item, const Slice<int8_t>& k, int r) {
-    float x[kMaxRow] = {};
-    if (r < item.n_row) edgeqkv::load_query(a, item, r, x, 1);
+  void pack_query(const Slice<int8_t>& k, const float* x, int r) {
     for (int p = 0; p < k.n_part; p++) {
       const Part& part = k.part[p];
       int16_t integers[kMaxPart];
@@ -114,7 +60,7 @@ struct IntegerTile {
   template <int A, int B>
   void scores_of(const Part& part, int p, Groups keys, int c, const float* scale, float* score) {
     I sum[A][B];
-    multiply<A, B>(queries(part, c), keys, part.dim / kGroup, sum);
+    multiply<V, KeysAre::kGroups>(queries(part, c), keys, part.dim / kGroup, sum);
     EDGEQKV_UNROLL
     for (int b = 0; b < B; b++) {
       const int at = p * kBlockRows + c + b * W;
@@ -138,15 +84,19 @@ struct IntegerTile {
     if (c < n_vec) scores_of<A, 1>(part, p, {keys, step / kGroup, 1, 0}, c * W, scale, score);
   }
 
-  // score[j, lane] = q[lane] . k[j] for n cached rows from `position` on and n_vec vectors of query rows.
-  void scores(const Slice<int8_t>& k, int position, int n, int n_vec, float* score) {
+  // score[j, lane] = q[lane] . k[j] for n cached rows from `position` on and n_vec vectors of query rows. The block after them, up to
+  // position `end`, is fetched meanwhile.
+  void scores(const Slice<int8_t>& k, int position, int n, int end, int n_vec, float* score) {
     for (int p = 0; p < k.n_part; p++) {
       const Part& part = k.part[p];
       const int8_t* rows = k.row(position) + part.begin;
       const float* scale = part.scale + position;
       int j = 0;
-      for (; j + V::kTileKeys <= n; j += V::kTileKeys)
+      for (; j + V::kTileKeys <= n; j += V::kTileKeys) {
+        if (p == 0 && position + j + kBlockKeys + V::kTileKeys <= end)
+          fetch_rows(k.row(position + j + kBlockKeys), V::kTileKeys * k.stride);
         scores_of_keys<V::kTileKeys>(part, p, rows + j * k.stride, k.stride, n_vec, scale + j, score + j * kBlockRows);
+      }
       for (; j < n; j++) scores_of_keys<1>(part, p, rows + j * k.stride, k.stride, n_vec, scale + j, score + j * kBlockRows);
     }
   }
@@ -184,39 +134,8 @@ struct IntegerTile {
     return true;
   }
 
-  // acc[a, 0 .. B * W) = keep[a] * acc[a] + weight[a] . the interleaved values, for A query rows from row r on.
-  template <int A, int B>
-  void values_of(int r, int n_group, const float* keep, float* acc, ptrdiff_t acc_row) {
-    I sum[A][B];
-    multiply<A, B>({value, kBlockGroups * W, W, 0}, {weight + r, 1, kBlockRows, kBlockGroups * kBlockRows}, n_group, sum);
-    EDGEQKV_UNROLL
-    for (int a = 0; a < A; a++) {
-      F units = V::set1(weight_unit[r + a]), factor = V::set1(keep[r + a]);
-      EDGEQKV_UNROLL
-      for (int b = 0; b < B; b++) {
-        float* to = acc + a * acc_row + b * W;
-        V::store(to, V::fma(units, V::to_float(sum[a][b]), V::mul(V::load(to), factor)));
-      }
-    }
-  }
-
-  // B vectors of channels for all query rows: their values are interleaved once.
-  template <int B>
-  void values_of_channels(const int8_t* v, ptrdiff_t stride, int n, int n_row, const float* keep, float* acc, ptrdiff_t acc_row) {
-    V::template interleave<B>(v, stride, n, value);
-    int r = 0, n_group = (n + kGroup - 1) / kGroup;
-    for (; r + 4 <= n_row; r += 4) values_of<4, B>(r, n_group, keep, acc + r * acc_row, acc_row);
-    for (; r < n_row; r++) values_of<1, B>(r, n_group, keep, acc + r * acc_row, acc_row);
-  }
-
-  // acc[r] = keep[r] * acc[r] + sum_j weight[j, r] * v[j] in the channels of one part, with the weights of round_tile.
-  void values(const Slice<int8_t>& v, const Part& part, int position, int n, int n_row, const float* keep, float* acc) {
-    constexpr int B = V::kTileVecs;
-    const int8_t* rows = v.row(position);
-    int d = part.begin, end = part.begin + part.dim;
-    for (; d + B * W <= end; d += B * W) values_of_channels<B>(rows + d, v.stride, n, n_row, keep, acc + d, v.dim);
-    for (; d < end; d += W) values_of_channels<1>(rows + d, v.stride, n, n_row, keep, acc + d, v.dim);
-  }
+  // Those of round_tile.
+  Weights weights(const float* keep) const { return {{weight, 1, kBlockRows, kBlockGroups * kBlockRows}, weight_unit, keep}; }
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include "append.h"
 #include "few_rows.h"
 #include "head_linear.h"
+#include "key_tile.h"
 #include "tile.h"
 
 namespace edgeqkv {
@@ -17,6 +18,8 @@ void attend_typed(const edgeqkv_attention_args& a, const Item& item) {
   }
   std::memset(item.acc, 0, size_t(item.n_row) * size_t(a.value_dim) * 4);
   Cached<T> cache = cached<T>(a, item.kv_head);
+  if constexpr (sizeof(T) == 1 && V::kKeyTile)
+    if (item.n_row > 1 && item.n_row * 2 <= V::W) return KeyTile<V>::attend(a, item, cache);
   if (item.n_row * 2 <= V::W)
     FewRows<V, T>::attend(a, item, cache);
   else
@@ -37,12 +40,19 @@ void attend(const edgeqkv_attention_args& a, const Item& item) {
   attend_typed<V, int8_t>(a, item);
 }
 
+template <class Way>
+size_t scratch_of(const edgeqkv_attention_args& a, size_t least) {
+  Arena arena(nullptr);
+  typename Way::Scratch scratch(arena, a);
+  return arena.n_float() > least ? arena.n_float() : least;
+}
+
+// Whichever way needs most.
 template <class V, class T>
 size_t scratch_typed(const edgeqkv_attention_args& a) {
-  Arena few(nullptr), many(nullptr);
-  typename FewRows<V, T>::Scratch one(few, a);
-  typename Tiles<V, T>::Scratch other(many, a);
-  return few.n_float() > many.n_float() ? few.n_float() : many.n_float();
+  size_t n = scratch_of<Tiles<V, T>>(a, scratch_of<FewRows<V, T>>(a, 0));
+  if constexpr (sizeof(T) == 1 && V::kKeyTile) n = scratch_of<KeyTile<V>>(a, n);
+  return n;
 }
 
 template <class V>

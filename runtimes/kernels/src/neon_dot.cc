@@ -116,7 +116,7 @@ struct NeonDot : NeonBase {
   }
 
   // integer_tile.h
-  static constexpr bool kIntegerTile = true;
+  static constexpr bool kIntegerTile = true, kKeyTile = false;
   static constexpr int kTileKeys = 4, kTileVecs = 2, kLargestWeight = kLargestInteger, kKeyOffset = 0;
   struct I {
     int32x4_t lo, hi;
@@ -128,6 +128,8 @@ struct NeonDot : NeonBase {
     int8x16_t bytes = four_bytes(y);
     return {vdotq_s32(sum.lo, vreinterpretq_s8_s32(x.lo), bytes), vdotq_s32(sum.hi, vreinterpretq_s8_s32(x.hi), bytes)};
   }
+  static I dot_keys(I sum, I x, const char* y) { return dot(sum, x, y); }
+  static I set1_integer(int32_t x) { return {vdupq_n_s32(x), vdupq_n_s32(x)}; }
   static I times_256(I x) { return {vshlq_n_s32(x.lo, 8), vshlq_n_s32(x.hi, 8)}; }
   static I sub_integers(I a, I b) { return {vsubq_s32(a.lo, b.lo), vsubq_s32(a.hi, b.hi)}; }
   static F to_float(I x) { return {vcvtq_f32_s32(x.lo), vcvtq_f32_s32(x.hi)}; }

@@ -150,21 +150,21 @@ struct Tiles {
     Arena arena(item.scratch);
     Scratch s(arena, a);
     float keep[kBlockRows], max[kBlockRows], sum[kBlockRows];
-    for (int r = 0; r < kBlockRows; r++) {
+    for (int r = 0; r < n_vec * W; r++) {
       max[r] = kNoScore;
       sum[r] = 0;
-      if constexpr (kIntegers) {
-        s.integers.load_query(a, item, cache.key, r);
-      } else {
-        if (r < item.n_row) load_query(a, item, r, s.query + r, kBlockRows);
-        for (int d = 0; r >= item.n_row && d < a.key_dim; d++) s.query[d * kBlockRows + r] = 0;
-      }
+      float x[kMaxRow];
+      load_query<V>(a, item, r, x);
+      if constexpr (kIntegers)
+        s.integers.pack_query(cache.key, x, r);
+      else
+        for (int d = 0; d < a.key_dim; d++) s.query[d * kBlockRows + r] = x[d];
     }
     for (int key = item.key0; key < item.key1; key += kBlockKeys) {
       int n = item.key1 - key < kBlockKeys ? item.key1 - key : kBlockKeys;
       [[maybe_unused]] Floats rows = {};
       if constexpr (kIntegers) {
-        s.integers.scores(cache.key, key, n, n_vec, s.score);
+        s.integers.scores(cache.key, key, n, item.key1, n_vec, s.score);
       } else {
         rows = widen(cache.row, key, n, s.k);
         int c = 0;
@@ -195,7 +195,7 @@ struct Tiles {
                              const float* keep, int key, int n) {
     const Part& part = value.part[p];
     if (s.integers.round_tile(s.score, part.scale + key, n, item.n_row))
-      return s.integers.values(value, part, key, n, item.n_row, keep, item.acc);
+      return s.integers.values.add(value, part, key, n, item.n_row, s.integers.weights(keep), item.acc);
     Slice<T> only = value;
     only.x += part.begin, only.dim = part.dim, only.n_part = 1;
     only.part[0] = {0, part.dim, part.scale};

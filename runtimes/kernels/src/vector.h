@@ -8,7 +8,7 @@
 //   pack(integers, dim, packed)             lays out a query of 16-bit integers
 //   dot_rows(packed, k, stride, dim) -> F   lane i = query . k[i] for W rows
 //   PackedWeights, pack_weights, add_values acc[d] += sum_j weight[j] * v[j, d], weights of 16 bits unless unit is 0
-//   kIntegerTile                            whether it has what integer_tile.h asks for
+//   kIntegerTile, kKeyTile                  whether it has what integer.h and key_tile.h ask for
 //
 // Everything is in an unnamed namespace and uses no inline library function: each source file is compiled with its own
 // flags, and a function shared between them would be linked in one version, perhaps not one that the CPU can run.
@@ -94,12 +94,20 @@ int seen(const edgeqkv_attention_args& a, const Item& item, int r) {
   return a.position + (item.row0 + r) / (a.n_head / a.n_kv_head) + 1;
 }
 
-// Query row r of the item, times the score scale and log2(e), to x[0], x[stride], ...
-void load_query(const edgeqkv_attention_args& a, const Item& item, int r, float* x, int stride) {
+// Query row r of the item, times the score scale and log2(e); zeros for a row that it does not have.
+template <class V>
+void load_query(const edgeqkv_attention_args& a, const Item& item, int r, float* x) {
   int group = a.n_head / a.n_kv_head, row = item.row0 + r, head = item.kv_head * group + row % group;
   const float* q = a.q + (size_t(row / group) * size_t(a.n_head) + size_t(head)) * size_t(a.key_dim);
-  float factor = a.scale * 1.44269504f;
-  for (int d = 0; d < a.key_dim; d++) x[d * stride] = q[d] * factor;
+  typename V::F factor = V::set1(a.scale * 1.44269504f);
+  for (int d = 0; d < a.key_dim; d += V::W) V::store(x + d, r < item.n_row ? V::mul(V::load(q + d), factor) : V::set1(0));
+}
+
+// Asks for rows that come later, into L2: in L1 they would push out what is at work there.
+template <class T>
+void fetch_rows(const T* rows, ptrdiff_t n_element) {
+  const char* p = reinterpret_cast<const char*>(rows);
+  for (ptrdiff_t i = 0; i < n_element * ptrdiff_t(sizeof(T)); i += 64) __builtin_prefetch(p + i, 0, 2);
 }
 
 // The largest of 16-bit integers that stand for floats. As two bytes, 256 * high + low, it fits -127 .. 127 twice.

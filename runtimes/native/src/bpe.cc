@@ -181,9 +181,8 @@ void Bpe::merge(std::vector<Symbol>& symbols) const {
     Symbol& left = symbols[best.place];
     if (left.id < 0 || left.after == Symbol::kNone) continue;
     Symbol& right = symbols[left.after];
-    // Other merges may have changed the two since; as in the tokenizers package, another pair with the same result will do.
     const Merge* found = find_merge(left.id, right.id);
-    if (!found || found->result != best.result) continue;
+    if (!found || found->result != best.result) continue;  // other merges have changed the two since
     left.id = best.result;
     left.after = right.after;
     right.id = -1;

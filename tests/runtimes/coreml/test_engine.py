@@ -16,7 +16,6 @@ from edgeqkv.bundle import read_bundle
 from edgeqkv.cache import cache_layout
 from edgeqkv.model_folder import read_model, write_model
 from edgeqkv.runtimes.coreml.package import PACKAGE, SPEC_FILE, WEIGHT_FILE, require_coremltools
-from edgeqkv.sampling import Sampler
 
 ct = require_coremltools()
 quiet = pytest.mark.filterwarnings("ignore:Core ML needs macOS")
@@ -96,15 +95,11 @@ def latent_bundle(tmp_path_factory):
     return folder / "bundle"
 
 
-def sampler(top_p, **values):
-    return Sampler(top_p=1.0 if top_p is None else top_p, **values)
-
-
 @quiet
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_the_rules_of_sessions(case, latent_bundle, tmp_path):
     """docs/sessions.md, over states; saved rows are fp16 and come back bit for bit."""
-    run_case(case, lambda: edgeqkv.open(latent_bundle), 8, 300, tmp_path, sampler)
+    run_case(case, lambda: edgeqkv.open(latent_bundle), 8, 300, tmp_path)
 
 
 def test_threads_and_bench_are_refused(cli, bundle):

@@ -7,18 +7,14 @@ import time
 
 import numpy as np
 import pytest
-from session_cases import CASES, SAMPLING, run_case
+from session_cases import CASES, run_case
 
 import edgeqkv
 from edgeqkv.errors import CheckFailed, EdgeQKVError
 from edgeqkv.runtimes.native.engine import _ON_TOKEN, NativeSession, _GenerateOptions, _ids, _pointer
+from edgeqkv.sampling import Sampler
 
 BUSY, STOP_LIMIT, STOP_FULL, STOP_CANCELLED = 5, 1, 3, 4
-
-
-class Sampling:
-    def __init__(self, **values):
-        self.__dict__.update({**SAMPLING, **values})
 
 
 @pytest.fixture(params=["qkv fp32 stock", "qkv int8 fused", "q_mqa int8 fused", "q_gqa fp16 fused", "executorch"])
@@ -39,7 +35,7 @@ def small(golden_bundle, open_native):
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_the_rules_of_sessions(case, bundle, tmp_path):
     info = bundle.info
-    run_case(case, lambda: NativeSession(bundle), info["prefill_chunk"], info["token_count"], tmp_path, Sampling)
+    run_case(case, lambda: NativeSession(bundle), info["prefill_chunk"], info["token_count"], tmp_path)
 
 
 def test_the_logits_of_python_bit_for_bit(bundle, folder):
@@ -57,8 +53,13 @@ def generate(session, ids, on_token, **options):
     given, stopped = _ids(ids), ctypes.c_int32()
     how = _GenerateOptions(size=ctypes.sizeof(_GenerateOptions), **options)
     code = session.bundle._library.edgeqkv_session_generate(
-        session._handle, _pointer(given), ctypes.c_size_t(len(given)), ctypes.byref(how), _ON_TOKEN(on_token), None,
-        ctypes.byref(stopped)
+        session._handle,
+        _pointer(given),
+        ctypes.c_size_t(len(given)),
+        ctypes.byref(how),
+        _ON_TOKEN(on_token),
+        None,
+        ctypes.byref(stopped),
     )
     return code, stopped.value
 
@@ -66,7 +67,7 @@ def generate(session, ids, on_token, **options):
 def test_one_call_generates_what_single_calls_do(small):
     session, handed = NativeSession(small), []
     how = {"temperature": 1.5, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.3, "seed": 2**64 - 5}
-    one_by_one = list(session.generate([1, 2, 3], Sampling(**how), 20))
+    one_by_one = list(session.generate([1, 2, 3], Sampler(**how), 20))
     session.reset()
     assert generate(session, [1, 2, 3], lambda u, t, s, n: handed.append(t) or 0, limit=20, **how) == (0, STOP_LIMIT)
     assert handed == one_by_one
@@ -81,10 +82,10 @@ def reference_choice(logits, held, how, draws):
     """docs/sessions.md, written a second time."""
     scores = logits.astype(np.float64)
     for token in set(held):
-        scores[token] = scores[token] / how["repetition_penalty"] if scores[token] > 0 else scores[token] *
-        how["repetition_penalty"]
+        penalty = how["repetition_penalty"]
+        scores[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
     weights = np.exp((scores - scores.max()) / how["temperature"])
-    weights[scores < np.sort(scores)[-how["top_k"]]] = 0
+    weights[scores < np.sort(scores)[-min(how["top_k"], len(scores))]] = 0
     order = np.lexsort((np.arange(len(weights)), -weights))
     before = np.concatenate([[0], np.cumsum(weights[order])[:-1]])
     weights[order[before >= how["top_p"] * weights.sum()]] = 0
@@ -95,17 +96,18 @@ def reference_choice(logits, held, how, draws):
     return int(np.argmax(np.cumsum(weights) > u * weights.sum()))
 
 
-@pytest.mark.parametrize(("temperature", "top_k", "top_p", "penalty"), [(1.0, 300, 1.0, 1.0), (2.0, 20, 0.7, 1.5), (0.7, 5,
-0.99, 0.8)])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p", "penalty"), [(1.0, 300, 1.0, 1.0), (2.0, 20, 0.7, 1.5), (0.7, 5, 0.99, 0.8)]
+)
 def test_sampling_is_what_the_page_says(small, temperature, top_k, top_p, penalty):
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": penalty, "seed": 11}
     session = NativeSession(small)
     session.prefill([1, 2, 3])
-    found = list(session.generate([], Sampling(**how), 30))
+    found = list(session.generate([], Sampler(**how), 30))
     session.rewind(2)
     logits, expected, held = session.step(3), [], [1, 2, 3]
     for draws in range(30):
-        expected.append(reference_choice(logits[:300], held, how, draws))
+        expected.append(reference_choice(logits[: small.info["token_count"]], held, how, draws))
         held.append(expected[-1])
         if draws < 29:
             logits = session.step(expected[-1])
@@ -117,7 +119,7 @@ def test_splitmix64_against_published_numbers(small):
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
     session = NativeSession(small)
     session.prefill([1])
-    how = Sampling(temperature=1e9, seed=1234567)  # all ids of a weight
+    how = Sampler(temperature=1e9, seed=1234567)  # all ids of a weight
     count = small.info["token_count"]
     assert list(session.generate([], how, 3)) == [int((x >> 11) * 2.0**-53 * count) for x in published]
 
@@ -142,8 +144,9 @@ def test_calls_from_inside_a_callback_are_refused(small):
     library = small._library
 
     def meddle(user, token, text, n):
-        seen.append((library.edgeqkv_session_reset(session._handle), library.edgeqkv_session_close(session._handle),
-        session.depth)) return 1
+        codes = library.edgeqkv_session_reset(session._handle), library.edgeqkv_session_close(session._handle)
+        seen.append((*codes, session.depth))
+        return 1
 
     assert generate(session, [1, 2, 3], meddle) == (0, STOP_CANCELLED)
     assert seen == [(BUSY, BUSY, 3)]

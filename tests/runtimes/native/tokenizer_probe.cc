@@ -61,8 +61,8 @@ std::string written(const Json& value) {
     case Json::kNull: return "null";
     case Json::kFalse: return "false";
     case Json::kTrue: return "true";
-    case Json::kInteger: return std::to_string(value.integer("a number"));
-    case Json::kReal: return (value.number("a number"), value.text);
+    case Json::kInteger:
+    case Json::kReal: return value.text;
     case Json::kString: return edgeqkv::quoted(value.text);
     default: break;
   }
@@ -80,6 +80,8 @@ std::unique_ptr<Tokenizer> tokenizer;
 std::string answer(char request, const std::string& body) {
   switch (request) {
     case 'J': return written(edgeqkv::parse_json(body, {1 << 26, 1 << 16}));
+    case 'i': return std::to_string(edgeqkv::parse_json(body).integer("the number"));
+    case 'r': return std::to_string(edgeqkv::parse_json(body).number("the number"));
     case 'N': return edgeqkv::nfc(body);
     case 'P': return bytes_of(ends_of(body));
     case 'T': tokenizer = Tokenizer::parse(body); return std::to_string(tokenizer->size());

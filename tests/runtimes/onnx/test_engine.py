@@ -65,7 +65,18 @@ class CopiesTheCache(OnnxVerbs):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self.caches = {name: self.op("Neg", self.op("Neg", value)) for name, value in self.caches.items()}
+        self.caches = CopiedOnUse(self)
+
+
+class CopiedOnUse(dict):
+    """The graph's inputs, by whose names one gets copies of them."""
+
+    def __init__(self, verbs):
+        super().__init__(verbs.caches)
+        self.copies = {name: verbs.op("Neg", verbs.op("Neg", value)) for name, value in verbs.caches.items()}
+
+    def __getitem__(self, name):
+        return self.copies[name]
 
 
 def growth(variant, cache, kernel, capacity, folder, verbs):

@@ -1,0 +1,298 @@
+"""The library as C and C++ programs meet it: header, symbols, packages, examples, what it costs to open and to close."""
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from edgeqkv.errors import EdgeQKVError
+from edgeqkv.native import native_file
+from edgeqkv.runtimes.native.engine import NativeBundle, NativeSession
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "examples"
+HEADER = ROOT / "runtimes/native/include/edgeqkv.h"
+STRICT = ["-pedantic", "-Wall", "-Wextra", "-Werror"]
+
+
+def run(*command, **options):
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def flags(libraries):
+    """A compiler's, for the installed library."""
+    header, library = native_file("runtimes/native/include/edgeqkv.h").parent, libraries.edgeqkv.parent
+    return [f"-I{header}", f"-L{library}", f"-Wl,-rpath,{library}", "-ledgeqkv"]
+
+
+@pytest.fixture
+def environment(libraries):
+    names = {"EDGEQKV_ONNXRUNTIME": libraries.onnxruntime, "EDGEQKV_EXECUTORCH": libraries.executorch}
+    return os.environ | {name: str(path) for name, path in names.items()}
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory):
+    """The shipped Q-MQA model, which has a tokenizer, for ONNX Runtime."""
+    import edgeqkv
+
+    folder = tmp_path_factory.mktemp("shipped") / "q-mqa"
+    edgeqkv.export(ROOT / "models/q-mqa", folder, cache="int8")
+    return folder
+
+
+@pytest.mark.parametrize("compiler", [["cc", "-std=c99"], ["c++", "-std=c++17"]], ids=["C99", "C++17"])
+def test_the_header_stands_alone(compiler, tmp_path):
+    source = tmp_path / ("one.c" if compiler[0] == "cc" else "one.cc")
+    source.write_text('#include "edgeqkv.h"\n#include "edgeqkv.h"\nint main(void) { return edgeqkv_version() == 0; }\n')
+    run(*compiler, *STRICT, "-fsyntax-only", f"-I{HEADER.parent}", source)
+
+
+def test_the_header_goes_with_the_kernel_s(tmp_path):
+    source = tmp_path / "both.c"
+    source.write_text('#include "edgeqkv.h"\n#include "edgeqkv_attention.h"\nint main(void) { return EDGEQKV_SUCCESS; }\n')
+    run("cc", "-std=c99", *STRICT, "-fsyntax-only", f"-I{HEADER.parent}", f"-I{ROOT / 'runtimes/kernels/include'}", source)
+
+
+def test_it_exports_what_the_header_declares_and_nothing_else(libraries):
+    declared = set(re.findall(r"^EDGEQKV_EXPORT .*?\b(edgeqkv_\w+)\(", HEADER.read_text(), re.MULTILINE))
+    exported = {line.split()[-1] for line in run("nm", "-D", "--defined-only", libraries.edgeqkv).splitlines()}
+    assert exported == declared
+    assert len(declared) > 20
+
+
+def test_what_it_links(libraries):
+    dynamic = run("readelf", "-d", libraries.edgeqkv)
+    assert "Library soname: [libedgeqkv.so]" in dynamic
+    needed = set(re.findall(r"NEEDED.*\[(.*?)\.so", dynamic))
+    assert needed <= {"libstdc++", "libm", "libgcc_s", "libc", "ld-linux-x86-64", "ld-linux-aarch64", "libdl", "libpthread"}
+    alignments = {
+        int(line.split()[-1], 16) for line in run("readelf", "-lW", libraries.edgeqkv).splitlines() if " LOAD " in line
+    }
+    assert all(alignment >= 16384 for alignment in alignments)
+
+
+def test_the_structs_of_ctypes_are_those_of_the_header(tmp_path, flags):
+    from edgeqkv.runtimes.native import engine
+
+    lines, expected = [], []
+    for name, struct in (("edgeqkv_open_options", engine._OpenOptions), ("edgeqkv_generate_options", engine._GenerateOptions)):
+        lines.append(f'printf("%zu ", sizeof({name}));')
+        expected.append(ctypes.sizeof(struct))
+        for field, *_ in struct._fields_:
+            lines.append(f'printf("%zu ", offsetof({name}, {field}));')
+            expected.append(getattr(struct, field).offset)
+    (tmp_path / "sizes.c").write_text(
+        f"#include <edgeqkv.h>\n#include <stdio.h>\nint main(void) {{ {' '.join(lines)} return 0; }}\n"
+    )
+    run("cc", tmp_path / "sizes.c", *flags, "-o", tmp_path / "sizes")
+    assert list(map(int, run(tmp_path / "sizes").split())) == expected
+
+
+def test_generate_in_c(tmp_path, flags, shipped, libraries, environment):
+    run("cc", "-std=c99", *STRICT, EXAMPLES / "generate.c", *flags, "-o", tmp_path / "generate")
+    text = run(tmp_path / "generate", shipped, "Once upon a time", 40, env=environment)
+    bundle = NativeBundle(shipped, libraries)
+    from edgeqkv.sampling import Sampler
+
+    ids = list(NativeSession(bundle).generate(bundle.encode("Once upon a time"), Sampler(0.6, 40, seed=7), 40))
+    assert text == bundle.decode(ids) + "\n"
+    failed = subprocess.run(
+        [tmp_path / "generate", tmp_path, "x"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (failed.returncode, "is not a bundle" in failed.stderr) == (2, True)
+
+
+def test_chat_in_cpp(tmp_path, flags, shipped, environment):
+    run("c++", "-std=c++17", *STRICT, EXAMPLES / "chat.cc", *flags, "-o", tmp_path / "chat")
+    said = ["Once upon a time", "/save a.session", "Then she", "/reset", "/load a.session", "Then she", "/load none", "/quit"]
+    done = subprocess.run(
+        [tmp_path / "chat", shipped],
+        input="\n".join(said),
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=True,
+    )
+    _, first, after_save, second, _, _, again, *_ = done.stdout.split("> ")
+    assert first.strip()
+    assert after_save == ""
+    assert second == again  # the loaded conversation goes on as the one that was saved
+    assert done.stderr == "none does not exist\n"
+
+
+def built(name, *options, targets=("all",)):
+    """runtimes/ as CMake builds it with these options, in build/, where the next run finds it."""
+    build = ROOT / f"build/native-{name}"
+    build.mkdir(parents=True, exist_ok=True)
+    with FileLock(build / "lock"):
+        run("cmake", "-S", ROOT / "runtimes", "-B", build, *options)
+        run("cmake", "--build", build, "--parallel", 2, "--target", *targets)
+    return build
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+def test_the_installed_packages(tmp_path, shipped, environment):
+    prefix = tmp_path / "prefix"
+    build = built("package", "-DCMAKE_INSTALL_LIBDIR=lib")
+    run("cmake", "--install", build, "--prefix", prefix)
+    assert {path.name for path in prefix.iterdir()} == {"bin", "include", "lib"}
+    assert run(prefix / "bin/edgeqkv-run", "--help").startswith("usage: edgeqkv-run")
+    user = tmp_path / "user"
+    user.mkdir()
+    (user / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.18)\nproject(user LANGUAGES C)\nfind_package(edgeqkv REQUIRED)\n"
+        f"add_executable(generate {EXAMPLES / 'generate.c'})\ntarget_link_libraries(generate PRIVATE edgeqkv::edgeqkv)\n"
+    )
+    run("cmake", "-S", user, "-B", user / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+    run("cmake", "--build", user / "build")
+    text = run(user / "build/generate", shipped, "Once", 5, env=environment)
+    assert len(text) > 5
+    if shutil.which("pkg-config"):
+        found = run(
+            "pkg-config", "--cflags", "--libs", "edgeqkv", env=os.environ | {"PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig")}
+        )
+        run("cc", EXAMPLES / "generate.c", *found.split(), f"-Wl,-rpath,{prefix / 'lib'}", "-o", tmp_path / "generate")
+        assert run(tmp_path / "generate", shipped, "Once", 5, env=environment) == text
+    links = sorted(path.name for path in (prefix / "lib").glob("libedgeqkv*"))
+    assert len(links) == 3, links  # the file, its soname, and the name that linkers look for
+
+
+def counts():
+    status = Path("/proc/self/status").read_text()
+    numbers = {name: int(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in ("VmRSS", "Threads")}
+    return numbers["VmRSS"], numbers["Threads"], len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "executorch"])
+def test_thousands_of_sessions(runtime, golden_bundle, executorch_bundle, open_native):
+    # A session of ExecuTorch loads the program again, and takes a hundred times as long.
+    bundle = open_native(golden_bundle() if runtime == "onnx" else executorch_bundle("q_mqa"), runtime)
+    times, warm_up = (10_000, 500) if runtime == "onnx" else (200, 50)
+
+    def open_and_close(n):
+        for _ in range(n):
+            session = NativeSession(bundle)
+            session.step(1)
+            session.close()
+
+    open_and_close(warm_up)
+    rss, threads, files = counts()
+    open_and_close(times)
+    after = counts()
+    assert after[1:] == (threads, files)
+    assert after[0] - rss < 1024, "KiB"  # of 10,000 caches, logits and bindings
+
+
+def test_bundles_are_opened_and_closed_without_growth(golden_bundle, open_native):
+    def open_and_close(n):
+        for _ in range(n):
+            NativeSession(open_native(golden_bundle(), "onnx", threads=2)).step(1)
+
+    open_and_close(100)
+    rss, threads, files = counts()
+    open_and_close(400)
+    after = counts()
+    assert after[1:] == (threads, files)
+    assert after[0] - rss < 4096, "KiB"
+
+
+def test_what_c_may_get_wrong(golden_bundle, open_native):
+    bundle = open_native(golden_bundle(), "onnx")
+    library, session = bundle._library, ctypes.c_void_p()
+    library.edgeqkv_version.restype = ctypes.c_char_p
+    assert re.fullmatch(rb"\d+\.\d+\.\d+", library.edgeqkv_version())
+    none = ctypes.c_void_p()
+    for name in ("session_reset", "session_save", "session_restore", "session_fork", "session_logits"):
+        with pytest.raises(EdgeQKVError, match="session is NULL"):
+            bundle.call(name, none, none)
+    for name, arguments in (("bundle_open", (none, none, none)), ("bundle_describe", (none, none)), ("memory", (none,))):
+        with pytest.raises(EdgeQKVError, match="is NULL"):
+            bundle.call(name, *arguments)
+    assert library.edgeqkv_session_close(none) == 0
+    library.edgeqkv_bundle_close(none)
+    bundle.call("session_open", bundle.handle, ctypes.byref(session))
+    with pytest.raises(EdgeQKVError, match="ids is NULL"):
+        bundle.call("session_prefill", session, none, ctypes.c_size_t(3), none)
+    with pytest.raises(EdgeQKVError, match="on_token is NULL"):
+        bundle.call("session_generate", session, none, ctypes.c_size_t(0), none, none, none, none)
+    bundle.call("session_close", session)
+
+
+def test_options_of_other_versions(golden_bundle, open_native):
+    bundle = open_native(golden_bundle(), "onnx")
+    opened, folder = ctypes.c_void_p(), os.fsencode(golden_bundle())
+    words = (ctypes.c_uint64 * 16)()  # an edgeqkv_open_options, and more than this version knows
+
+    def open_with(size, beyond=0):
+        words[0], words[15] = size, beyond
+        bundle.call("bundle_open", folder, words, ctypes.byref(opened))
+        bundle._library.edgeqkv_bundle_close(opened)
+
+    open_with(8)  # a version that knew no option
+    open_with(128)  # a later one, which leaves its own options alone
+    with pytest.raises(EdgeQKVError, match="asks for what this version of libedgeqkv does not know"):
+        open_with(128, beyond=1)
+    for size in (0, 4, 10**6):
+        with pytest.raises(EdgeQKVError, match="size is not the size of the struct"):
+            open_with(size)
+
+
+def test_bundle_and_sessions_close_in_any_order(golden_bundle, open_native):
+    bundle = open_native(golden_bundle(), "onnx")
+    library, session = bundle._library, ctypes.c_void_p()
+    bundle.call("session_open", bundle.handle, ctypes.byref(session))
+    library.edgeqkv_bundle_close(bundle._handle)
+    bundle._handle = ctypes.c_void_p()
+    assert library.edgeqkv_session_step(session, ctypes.c_int64(1), None) == 0
+    assert library.edgeqkv_session_close(session) == 0
+
+
+def test_the_description_is_json(shipped, open_native):
+    info = open_native(shipped).info
+    assert (info["variant"], info["runtime"], info["text"]) == ("Q-MQA", "onnx", True)
+    manifest = json.loads((shipped / "edgeqkv.json").read_text())
+    assert info["special_tokens"] == manifest["text"]["special_tokens"]
+    assert info["chat_template"] == manifest["text"]["chat_template"]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs Debian's strace")
+def test_no_file_and_no_socket(golden_bundle, libraries, tmp_path):
+    """ONNX Runtime would leave files in the user's home, and talk to its makers."""
+    home, calls = tmp_path / "home", tmp_path / "calls"
+    home.mkdir()
+    program = native_file("runtimes/run/edgeqkv-run")
+    command = [program, golden_bundle(), "--ids", "1,2,3", "--runtime", "onnx", "--library", libraries.onnxruntime]
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
+    run("strace", "-f", "-e", "trace=network,openat,open,creat,mkdir,mkdirat", "-o", calls, *command, env=environment)
+    seen = calls.read_text()
+    assert "libonnxruntime" in seen
+    assert not re.search(r"socket\(|connect\(", seen)
+    assert "O_CREAT" not in seen
+    assert "mkdir" not in seen
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+@pytest.mark.skipif(sys.platform != "linux", reason="tried on Linux")
+def test_the_rules_of_sessions_under_sanitizers(sanitizer, golden_bundle, libraries, tmp_path):
+    """Two threads run the whole table at the same time."""
+    kind = "-DEDGEQKV_SANITIZE=ON" if sanitizer == "address" else "-DCMAKE_CXX_FLAGS=-fsanitize=thread -g -O1"
+    build = built(sanitizer, "-DEDGEQKV_NATIVE_TESTS=ON", kind, targets=["session_cases"])
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    cases = ROOT / "tests/session_cases.json"
+    said = run(build / "native/session_cases", golden_bundle(), "onnx", "fused", cases, tmp_path, libraries.onnxruntime)
+    assert said.endswith(" 0 failed\n")
