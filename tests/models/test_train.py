@@ -2,13 +2,14 @@
 
 import importlib.util
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgeqkv.config import parse_variant
+import edgeqkv
+from edgeqkv.config import with_variant
+from edgeqkv.presets import gpt2
 from edgeqkv.model_folder import read_model
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -21,20 +22,19 @@ def train(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(__import__("sys").modules, "train", module)
     spec.loader.exec_module(module)
-    small = {"n_layer": 1, "n_head": 2, "n_kv_head": 2, "d_model": 64, "d_mlp": 64}
-    size = {"n_positions": 32, "vocab_size": 300, "token_count": 300}
-    monkeypatch.setattr(module, "GEOMETRY", replace(module.GEOMETRY, **small, **size))
+    small = gpt2(n_layer=1, d_model=64, n_head=2, n_positions=32, vocab_size=300, token_count=300)
+    monkeypatch.setattr(module, "GEOMETRY", small)
     monkeypatch.setattr(module, "TALES", ["A Cat"])
     monkeypatch.setattr(module, "SAVE_EVERY", 2)
     return module
 
 
-def run(train, monkeypatch, folder, variant="Q-K=V", steps=6):
+def run(train, monkeypatch, folder, variant="Q-K=V", steps=6, positions="learned"):
     books, valid = folder / "books.txt", folder / "valid.txt"
     books.write_text("Title: Another\n\nno\n\nTitle: A Cat\n\nAuthor: Nobody\n\n" + WORDS * 40)
     valid.write_text(WORDS * 60)
     arguments = ["--books", books, "--valid", valid, "--variant", variant, "--out", folder / "out" / "m"]
-    arguments += ["--state", folder / "state", "--steps", steps, "--threads", 1]
+    arguments += ["--positions", positions, "--state", folder / "state", "--steps", steps, "--threads", 1]
     monkeypatch.setattr("sys.argv", ["train.py", *map(str, arguments)])
     train.main()
     return read_model(folder / "out" / "m")
@@ -75,9 +75,7 @@ def test_the_model_folder_is_complete(train, monkeypatch, tmp_path):
 
 def test_variants_start_from_the_same_values_and_see_the_same_data(train):
     def start(variant):
-        projections, n_kv_head = parse_variant(variant, train.GEOMETRY.n_head)
-        config = replace(train.GEOMETRY, projections=projections, n_kv_head=n_kv_head)
-        return train.initial_weights(config, 1, "cpu")
+        return train.initial_weights(with_variant(train.GEOMETRY, variant), 1, "cpu")
 
     first, second = start("QKV"), start("Q-K=V")
     assert first.keys() - second.keys() == {"h.0.attn.v.weight", "h.0.attn.v.bias"}
@@ -99,3 +97,12 @@ def test_missing_books_are_named(train, monkeypatch, tmp_path):
     monkeypatch.setattr(train, "TALES", ["A Cat", "A Dog"])
     with pytest.raises(SystemExit, match="lacks A Dog"):
         run(train, monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "rotary-turned"])
+def test_rotary_positions_train_export_and_verify(train, monkeypatch, tmp_path, positions):
+    """Both ways in which a turned key and its value can share a row."""
+    model = run(train, monkeypatch, tmp_path, positions=positions, steps=4)
+    assert model.config.positions.value == train.POSITIONS[positions]
+    edgeqkv.export(tmp_path / "out/m", tmp_path / "bundle", weights="fp32", cache="fp32")
+    assert [result.failures for result in edgeqkv.verify(tmp_path / "bundle", tmp_path / "out/m", tokens=64)] == [(), ()]
