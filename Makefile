@@ -96,7 +96,7 @@ count-aarch64: build-aarch64 runner-aarch64 bench-bundles
 	@command -v cc >/dev/null || { echo "this needs the Debian package gcc: apt-get install gcc" >&2; exit 3; }
 	@sh runtimes/kernels/bench/count_aarch64.sh build/kernels-aarch64
 	@cp build/kernels-aarch64/instruction_count.so build/runner-aarch64/
-	@echo; $(BIN)/python -m edgeqkv.bench.instructions build/runner-aarch64 $(BENCH)/qkv-fp32:stock $(BENCH)/q-kv-int8:fused \
+	@echo; $(BIN)/python experiments/aarch64_instructions.py build/runner-aarch64 $(BENCH)/qkv-fp32:stock $(BENCH)/q-kv-int8:fused \
 		$(BENCH)/q-mqa-int8:fused
 
 # For emulated devices, whose ids are compared and whose instructions are counted.
@@ -187,10 +187,10 @@ bench-mla: setup
 	done
 
 bench-sessions: bench-bundles
-	$(BIN)/python -m edgeqkv.bench.sessions $(BUNDLES)
+	$(BIN)/python experiments/session_files.py $(BUNDLES)
 
 bench-attention: setup
-	$(BIN)/python -m edgeqkv.bench.attention
+	$(BIN)/python experiments/attention_forms.py
 
 clean:
 	rm -rf $(VENV) build

@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from edgeqkv.cache import position_axis
 from edgeqkv.engine import Engine
 from edgeqkv.errors import CacheFull, CheckFailed, EdgeQKVError
 from edgeqkv.manifest import Artifact, Manifest
@@ -182,8 +183,11 @@ class Session:
         self._check_room(depth, depth)
         with self._alone() as engine:
             self._forget(0)
-            for buffer in self.artifact.cache.buffers:
-                engine.write(buffer.name, np.zeros_like(engine.read(buffer.name, depth)))
+            layout = self.manifest.cache_layout(self.artifact)
+            for buffer in layout.buffers:
+                axis = position_axis(layout, buffer.name)
+                # Zeros that nothing was written to take no memory of their own.
+                engine.write(buffer.name, np.zeros((*buffer.shape[:axis], depth, *buffer.shape[axis + 1 :]), buffer.dtype))
             self._tokens = [0] * depth
 
     # -- life ---------------------------------------------------------------------------------------------------------

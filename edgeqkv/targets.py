@@ -50,8 +50,9 @@ class Target(ABC):
     ``title`` is its name in reports. ``weights`` and ``caches`` are what it can store; the first cache is the default.
     ``kernels`` are those that it may have an artifact for, best first. ``options`` are the fields of :class:`Request` beyond
     the common ones that mean something to it. ``prefill_chunk`` is how many tokens it is fed at once by default. ``extra`` of
-    pip brings what runs it; ``packages`` are those whose versions a measurement keeps. ``not_measured`` says why ``bench``
-    leaves it out, if it does; ``pure`` says that a device's Python runs it with ``packages`` and nothing that we compile.
+    pip brings what runs it; ``packages`` are those whose versions a measurement keeps, by a name that is that of the import
+    too. ``not_measured`` says why ``bench`` leaves it out, if it does; ``pure`` says that a device's Python runs it with
+    ``packages`` and nothing that we compile.
     """
 
     name: ClassVar[str]

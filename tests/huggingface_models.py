@@ -81,11 +81,11 @@ CASES = {
         "minicpm3",
         {
             **MINICPM3,
-            "hidden_size": 72,
+            "hidden_size": 96,
             "q_lora_rank": None,
             "tie_word_embeddings": False,
             "attention_bias": True,
-            "v_head_dim": None,  # 72 / 4
+            "v_head_dim": None,  # 96 / 4
             "scale_depth": None,
             "dim_model_base": None,
             "rope_parameters": {

@@ -56,6 +56,10 @@ def seen(cli, bundle, *arguments):
     return json.loads(outcome.out)
 
 
+# A greedy text that does not go round in circles.
+VARIED = ["--prompt", "ab", "--repetition-penalty", 3, "--tokens", 40]
+
+
 def later_pair(text):
     """Two characters that stand there, and not at the beginning."""
     return next(text[i : i + 2] for i in range(4, 38) if text.index(text[i : i + 2]) >= 4)
@@ -88,13 +92,13 @@ def test_sampling_options_that_mean_nothing(cli, bundles, option, value, reason)
 
 
 def test_it_ends_before_a_text(cli, bundles):
-    whole = seen(cli, bundles["text"], "--prompt", "ab", "--tokens", 40)["text"]
+    whole = seen(cli, bundles["text"], *VARIED)["text"]
     stop = later_pair(whole)
-    cut = seen(cli, bundles["text"], "--prompt", "ab", "--tokens", 40, "--stop", "nowhere", "--stop", stop)
+    cut = seen(cli, bundles["text"], *VARIED, "--stop", "nowhere", "--stop", stop)
     assert 4 <= len(cut["text"]) < 40
     assert cut["text"] == whole[: whole.index(stop)]
     assert len(cut["ids"]) < 40
-    printed = cli("generate", bundles["text"], "--prompt", "ab", "--tokens", 40, "--stop", stop)
+    printed = cli("generate", bundles["text"], *VARIED, "--stop", stop)
     assert printed.out == f"ab{cut['text']}\n"
 
 
@@ -164,10 +168,10 @@ def test_a_session_goes_on_with_a_new_prompt(cli, bundles, tmp_path):
 
 
 def test_a_stopped_text_goes_on_too(cli, bundles, tmp_path):
-    whole = seen(cli, bundles["text"], "--prompt", "ab", "--tokens", 40)
-    stop = later_pair(whole["text"])
-    one = seen(cli, bundles["text"], "--prompt", "ab", "--stop", stop, "--session", tmp_path / "s")["ids"]
-    two = seen(cli, bundles["text"], "--tokens", 40 - len(one), "--session", tmp_path / "s")["ids"]
+    whole = seen(cli, bundles["text"], *VARIED)
+    session = ["--session", tmp_path / "s"]
+    one = seen(cli, bundles["text"], *VARIED, "--stop", later_pair(whole["text"]), *session)["ids"]
+    two = seen(cli, bundles["text"], *VARIED[2:-1], 40 - len(one), *session)["ids"]
     assert [*one, *two] == whole["ids"]
 
 

@@ -1,15 +1,20 @@
 """verify must pass what is the same function, and must not pass what is not."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from conftest import tiny_config, tiny_weights
+from msgspec.structs import replace
 
 import edgeqkv
 from edgeqkv.bundle import read_bundle
-from edgeqkv.model_folder import read_model, write_model
-from edgeqkv.parity import failures_of, thresholds
+from edgeqkv.model_folder import Model, read_model, write_model
+from edgeqkv.parity import failures_of
+from edgeqkv.targets import target_of
+from edgeqkv.text import Text
+
+
+def write(folder, config, weights):
+    write_model(folder, Model(config, weights, None, Text(), ""), "# other\n")
 
 
 @pytest.fixture
@@ -55,7 +60,7 @@ def test_one_wrong_weight_fails(tiny_model, tmp_path, weights):
     read = read_model(model)
     changed = {name: array.copy() for name, array in read.weights.items()}
     changed["h.1.attn.k.bias"][5] += 4.0
-    write_model(tmp_path / "other", read.config, changed, "# other\n")
+    write(tmp_path / "other", read.config, changed)
     for result in edgeqkv.verify(tmp_path / "bundle", tmp_path / "other", tokens=200):
         assert not result.record.passed
         assert result.failures
@@ -65,7 +70,7 @@ def test_one_wrong_weight_fails(tiny_model, tmp_path, weights):
 def test_perplexity_and_kl_are_those_of_the_definition(pair):
     """Both are recomputed from whole logits, another way."""
     from edgeqkv.eager import EagerModel
-    from edgeqkv.sample import token_windows
+    from edgeqkv.corpus import token_windows
 
     model, bundle = pair
     result, _ = edgeqkv.verify(bundle, model, tokens=96)
@@ -83,7 +88,7 @@ def test_perplexity_and_kl_are_those_of_the_definition(pair):
 @pytest.mark.parametrize(
     ("weights", "cache", "limits"),
     [
-        ("fp32", "fp32", [{"max_abs_logit": 1e-3, "greedy_identical": 128}] * 2),
+        ("fp32", "fp32", [{"max_abs_logit": 1e-3, "greedy_identical": 1.0}] * 2),
         ("int8", "fp32", [{"mean_kl": 2e-3, "perplexity_percent": 0.5}] * 2),
         ("fp32", "fp16", [{"mean_kl": 1e-5, "perplexity_percent": 0.1}] * 2),
         ("int8", "fp16", [{"mean_kl": 2e-3, "perplexity_percent": 0.5}] * 2),
@@ -93,7 +98,7 @@ def test_perplexity_and_kl_are_those_of_the_definition(pair):
 )
 def test_the_limits(tiny_model, tmp_path, weights, cache, limits):
     manifest = edgeqkv.export(tiny_model(), tmp_path / "b", weights=weights, cache=cache)
-    assert [thresholds(artifact) for artifact in manifest.artifacts] == limits
+    assert [target_of(artifact).tolerances(artifact) for artifact in manifest.artifacts] == limits
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_logits_that_are_not_finite_fail(cli, pair, monkeypatch):
 def test_verify_against_another_configuration(cli, pair, tmp_path):
     _, bundle = pair
     config = tiny_config("Q-MQA")
-    write_model(tmp_path / "mqa", config, tiny_weights(config), "# mqa\n")
+    write(tmp_path / "mqa", config, tiny_weights(config))
     outcome = cli("verify", bundle, "--against", tmp_path / "mqa")
     assert outcome.code == 2
     assert "holds a Q-K=V model" in outcome.err
@@ -145,7 +150,7 @@ def test_the_command_exits_1_when_a_check_fails(cli, pair, tmp_path):
     assert (ok.code, ok.err) == (0, "")
     assert "| passed |" in ok.out
     read, other = read_model(model), tmp_path / "other"
-    write_model(other, read.config, dict(read.weights) | {"ln_f.bias": np.ones(64, np.float32)}, "# c\n")
+    write(other, read.config, dict(read.weights) | {"ln_f.bias": np.ones(64, np.float32)})
     failed = cli("verify", bundle, "--against", other, "--tokens", 60)
     assert failed.code == 1
     assert "| FAILED |" in failed.out

@@ -12,6 +12,7 @@ import edgeqkv
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = "edgeqkv/runtimes/onnx/libedgeqkv_onnx.so"
+HEADER = "edgeqkv/runtimes/native/include/edgeqkv.h"
 USE_IT = """
 import sys, edgeqkv
 assert edgeqkv.__file__.startswith(sys.argv[2]), edgeqkv.__file__
@@ -39,7 +40,10 @@ def test_wheel(environment, tag, kernel, tiny_model, tmp_path):
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     assert (LIBRARY in names) == (kernel == "fused")
-    assert not [name for name in names if name.endswith((".cc", ".h", ".swift", "CMakeLists.txt"))]
+    sources = {name for name in names if name.endswith((".cc", ".h", ".swift", ".sh", "CMakeLists.txt"))}
+    compiled = {HEADER, "edgeqkv/runtimes/native/libedgeqkv.so", "edgeqkv/runtimes/run/edgeqkv-run"}
+    assert sources <= {HEADER}  # what an app's compiler needs
+    assert (compiled <= names) == (kernel == "fused")
 
     edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle")
     # -P -S: nothing but this wheel and the packages that it needs, which come after it.

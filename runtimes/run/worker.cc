@@ -9,8 +9,6 @@
 namespace edgeqkv {
 namespace {
 
-constexpr int64_t kWarmUpSteps = 2;
-
 class Worker {
  public:
   explicit Worker(const Libraries& libraries) : libraries_(libraries) {}
@@ -23,7 +21,9 @@ class Worker {
     if (what == "greedy") return greedy_ids(request.at("ids").array("ids").items, number(request, "tokens"));
     if (what == "fill") {
       const int64_t more = number(request, "depth") - depth();
-      if (more > 0) prefill(random(more));
+      const Json* how = request.find("how");
+      if (more > 0 && how && how->string("how") == "zeros") go_to(depth() + more);
+      else if (more > 0) prefill(random(more));
       return "{}";
     }
     if (what == "first_token" || what == "prefill") {
@@ -31,7 +31,7 @@ class Worker {
       go_to(what == "prefill" ? number(request, "depth") : 0);
       return "{\"seconds\": " + json(seconds_of([&] { prefill(ids); })) + "}";
     }
-    if (what == "decode") return decode(number(request, "depth"), number(request, "steps"));
+    if (what == "decode") return decode(number(request, "depth"), number(request, "warm_up"), number(request, "steps"));
     throw Error("unknown request '" + what + "'");
   }
 
@@ -58,13 +58,13 @@ class Worker {
     return "{\"ids\": " + (tokens ? json(greedy(*opened_, ids, tokens).ids) : "[]") + "}";
   }
 
-  std::string decode(int64_t depth, int64_t steps) {
-    if (depth < kWarmUpSteps) throw Error("decoding is measured from depth " + json(kWarmUpSteps) + " on");
-    const std::vector<int64_t> ids = random(kWarmUpSteps + steps);
-    go_to(depth - kWarmUpSteps);
+  std::string decode(int64_t depth, int64_t warm_up, int64_t steps) {
+    if (depth < warm_up) throw Error("decoding is measured from depth " + json(warm_up) + " on");
+    const std::vector<int64_t> ids = random(warm_up + steps);
+    go_to(depth - warm_up);
     std::vector<double> seconds;
     for (const int64_t id : ids) seconds.push_back(seconds_of([&] { prefill({id}); }));
-    seconds.erase(seconds.begin(), seconds.begin() + kWarmUpSteps);
+    seconds.erase(seconds.begin(), seconds.begin() + warm_up);
     return "{\"seconds\": " + json(seconds) + "}";
   }
 

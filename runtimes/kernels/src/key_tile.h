@@ -93,7 +93,8 @@ struct KeyTile {
   static float softmax(float* score, int n, int visible, float* max, float* sum) {
     F top = V::set1(*max), total = V::set1(0);
     const int padded = (n + W - 1) / W * W;
-    for (int j = visible > 0 ? visible : 0; j < padded; j++) score[j] = -__builtin_inff();
+    const int first_hidden = visible < 0 ? 0 : visible < n ? visible : n;
+    for (int j = first_hidden; j < padded; j++) score[j] = -__builtin_inff();
     for (int j = 0; j < n; j += W) top = V::max(V::load(score + j), top);
     const float new_max = max_lanes<V>(top);
     for (int j = 0; j < n; j += W) {
