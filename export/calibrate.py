@@ -1,6 +1,6 @@
 """Static scales of an int8 cache: the largest value that each channel takes over a text, divided by 127."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,22 @@ from edgeqkv.model_folder import Model
 
 CALIBRATION_TOKENS = 2048
 HEADROOM = 1.05  # a value that calibration did not meet is clipped; a little room costs a twentieth of a step
+
+
+class _Tensors(Mapping[str, Tensor]):
+    """fp32 tensors, each read when it is asked for: the model may be larger than memory is."""
+
+    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
+        self._weights = weights
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.from_numpy(self._weights[name].astype(np.float32))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
 
 
 class _Observer(EagerVerbs):
@@ -34,7 +50,7 @@ class _Observer(EagerVerbs):
 @torch.inference_mode()
 def cache_scales(model: Model, layout: CacheLayout, text: Path | None) -> dict[str, np.ndarray]:
     """float32 [kv_heads * width] for each cache tensor. A model without a tokenizer is calibrated on random ids."""
-    weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in model.weights.items()}
+    weights = _Tensors(model.weights)
     largest: dict[str, Tensor] = {}
     for window in token_windows(model, "calibration", text, CALIBRATION_TOKENS, layout.capacity):
         decoder(_Observer(model.config, weights, largest), model.config, torch.tensor([window]))

@@ -1,4 +1,5 @@
-// One thread, one layer of 64-wide heads: the kernel against a plain read of the same cache, interleaved in one run.
+// One thread, one layer of 64-wide heads, and latent attention (MLA) of 16 heads over rows of 512 + 64: the kernel against a plain
+// read of the same cache, interleaved in one run.
 //
 //   attention_bench [decode|prefill|cached] [path]
 //
@@ -19,6 +20,10 @@
 
 #include "edgeqkv_attention.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
 constexpr int kDim = 64;
@@ -27,15 +32,22 @@ constexpr size_t kFootprint = size_t(96) << 20;  // bytes of the caches of one c
 struct Case {
   int n_head, n_kv_head, depth, n_token, dtype;
   bool separate_v;
+  int row_dim, value_dim;  // 64 and 64; of MLA 576 and 512, with two scales a row
   std::vector<std::vector<uint8_t>> caches, v_caches;
   std::vector<std::vector<float>> scales;
   std::vector<float> q, k, out;
   std::vector<double> microseconds, read_microseconds;
 
+  int n_scale() const { return row_dim != value_dim ? 2 : 1; }
+  // Products of a query's and a weight's with a cached number, of all tokens.
+  double products() const {
+    return double(n_token) * (depth + (n_token + 1) / 2.0) * n_head * (row_dim + value_dim);
+  }
+
   size_t bytes() const {  // that one call reads
     size_t rows = size_t(n_kv_head) * size_t(depth + n_token);
-    size_t row = size_t(kDim) * (dtype == EDGEQKV_FP32 ? 4 : dtype == EDGEQKV_FP16 ? 2 : 1);
-    return rows * (row + (dtype == EDGEQKV_INT8 ? 4 : 0)) * (separate_v ? 2 : 1);
+    size_t row = size_t(row_dim) * (dtype == EDGEQKV_FP32 ? 4 : dtype == EDGEQKV_FP16 ? 2 : 1);
+    return rows * (row + (dtype == EDGEQKV_INT8 ? 4 * size_t(n_scale()) : 0)) * (separate_v ? 2 : 1);
   }
 };
 
@@ -62,15 +74,16 @@ double time_of(F run) {
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
 
-Case make_case(int n_head, int n_kv_head, int depth, int n_token, int dtype, bool separate_v, size_t footprint) {
-  Case c = {n_head, n_kv_head, depth, n_token, dtype, separate_v, {}, {}, {}, {}, {}, {}, {}, {}};
+Case make_case(int n_head, int n_kv_head, int depth, int n_token, int dtype, bool separate_v, size_t footprint, int row_dim = kDim,
+               int value_dim = kDim) {
+  Case c = {n_head, n_kv_head, depth, n_token, dtype, separate_v, row_dim, value_dim, {}, {}, {}, {}, {}, {}, {}, {}};
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   size_t copies = std::max<size_t>(1, footprint / c.bytes());
   size_t rows = size_t(n_kv_head) * size_t(depth + n_token);
-  size_t row_bytes = size_t(kDim) * (dtype == EDGEQKV_FP32 ? 4 : dtype == EDGEQKV_FP16 ? 2 : 1);
+  size_t row_bytes = size_t(row_dim) * (dtype == EDGEQKV_FP32 ? 4 : dtype == EDGEQKV_FP16 ? 2 : 1);
   std::vector<uint8_t> cache(rows * row_bytes);
-  for (size_t i = 0; i < rows * kDim; i++) {
+  for (size_t i = 0; i < rows * size_t(row_dim); i++) {
     float x = normal(random);
     int8_t byte = int8_t(std::max(-127.0f, std::min(127.0f, 40 * x)));
     uint16_t half = uint16_t(0x3000 | (random() & 0x8fff));  // +-0.125 .. 0.5 and beyond; any finite value does
@@ -80,10 +93,10 @@ Case make_case(int n_head, int n_kv_head, int depth, int n_token, int dtype, boo
   }
   c.caches.assign(copies, cache);
   if (separate_v) c.v_caches.assign(copies, cache);
-  c.scales.assign(copies, std::vector<float>(rows, 1.0f / 40));
-  c.q.resize(size_t(n_token) * size_t(n_head) * kDim);
-  c.k.resize(size_t(n_token) * size_t(n_kv_head) * kDim);
-  c.out.resize(c.q.size());
+  c.scales.assign(copies, std::vector<float>(rows * size_t(c.n_scale()), 1.0f / 40));
+  c.q.resize(size_t(n_token) * size_t(n_head) * size_t(row_dim));
+  c.k.resize(size_t(n_token) * size_t(n_kv_head) * size_t(row_dim));
+  c.out.resize(size_t(n_token) * size_t(n_head) * size_t(value_dim));
   for (auto* x : {&c.q, &c.k})
     for (float& y : *x) y = normal(random);
   return c;
@@ -93,8 +106,9 @@ void round_of(Case& c, size_t round, int isa) {
   size_t i = round % c.caches.size();
   edgeqkv_attention_args a = {};
   a.size = sizeof a;
-  a.n_head = c.n_head, a.n_kv_head = c.n_kv_head, a.row_dim = a.key_dim = a.value_dim = kDim, a.capacity = c.depth + c.n_token;
+  a.n_head = c.n_head, a.n_kv_head = c.n_kv_head, a.row_dim = a.key_dim = c.row_dim, a.value_dim = c.value_dim, a.capacity = c.depth + c.n_token;
   a.position = c.depth, a.n_token = c.n_token, a.dtype = c.dtype, a.isa = isa;
+  a.scale_split = c.n_scale() > 1 ? c.value_dim : 0;
   a.q = c.q.data(), a.k = c.k.data(), a.out = c.out.data();
   a.k_cache = c.caches[i].data(), a.k_scale = c.scales[i].data();
   if (c.separate_v) a.v = c.k.data(), a.v_cache = c.v_caches[i].data(), a.v_scale = c.scales[i].data();
@@ -112,6 +126,32 @@ void round_of(Case& c, size_t round, int isa) {
   }));
 }
 
+// What the machine's products of bytes reach in a loop of nothing else, in 10^9 a second; 0 where it is not known.
+#if defined(__x86_64__)
+__attribute__((target("avx512f,avx512vnni"))) double peak_products() {
+  if (!__builtin_cpu_supports("avx512vnni")) return 0;
+  double best = 0;
+  const __m512i x = _mm512_set1_epi8(3);
+  for (int round = 0; round < 2000; round++) {
+    // Twelve sums, in registers: one instruction's latency must not be seen.
+    __m512i a = x, b = x, c = x, d = x, e = x, f = x, g = x, h = x, i = x, j = x, k = x, l = x;
+    double us = time_of([&]() __attribute__((target("avx512f,avx512vnni"))) {
+      for (int n = 0; n < 1000; n++)
+        asm volatile(
+            "vpdpbusd %12, %12, %0\n vpdpbusd %12, %12, %1\n vpdpbusd %12, %12, %2\n vpdpbusd %12, %12, %3\n"
+            "vpdpbusd %12, %12, %4\n vpdpbusd %12, %12, %5\n vpdpbusd %12, %12, %6\n vpdpbusd %12, %12, %7\n"
+            "vpdpbusd %12, %12, %8\n vpdpbusd %12, %12, %9\n vpdpbusd %12, %12, %10\n vpdpbusd %12, %12, %11\n"
+            : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f), "+v"(g), "+v"(h), "+v"(i), "+v"(j), "+v"(k), "+v"(l)
+            : "v"(x));
+    });
+    best = std::max(best, 12000 * 64 / us / 1e3);
+  }
+  return best;
+}
+#else
+double peak_products() { return 0; }
+#endif
+
 double percentile(std::vector<double> x, double p) {
   std::sort(x.begin(), x.end());
   return x[size_t(p * double(x.size() - 1) + 0.5)];
@@ -120,16 +160,14 @@ double percentile(std::vector<double> x, double p) {
 void print(const Case& c) {
   const char* dtypes[] = {"fp32", "fp16", "int8"};
   double median = percentile(c.microseconds, 0.5);
-  std::printf("%-5s %-5s %2d/%-2d %6d+%-4d %9.1f %9.1f %9.1f-%-9.1f", c.separate_v ? "k,v" : "k", dtypes[c.dtype], c.n_head,
-              c.n_kv_head, c.depth, c.n_token, percentile(c.microseconds, 0), median, percentile(c.microseconds, 0.1),
+  std::printf("%-5s %-5s %2d/%-2d %4d %6d+%-4d %9.1f %9.1f %9.1f-%-9.1f", c.separate_v ? "k,v" : "k", dtypes[c.dtype], c.n_head,
+              c.n_kv_head, c.row_dim, c.depth, c.n_token, percentile(c.microseconds, 0), median, percentile(c.microseconds, 0.1),
               percentile(c.microseconds, 0.9));
   if (c.n_token == 1) {
     double read = percentile(c.read_microseconds, 0.5), gb = double(c.bytes()) / 1e3;
     std::printf(" %8.2f %9.1f %8.2f %6.0f%%", gb / median, read, gb / read, 100 * read / median);
-  } else {  // two products of head_dim for each query row and position that it sees
-    double pairs = double(c.n_token) * (c.depth + (c.n_token + 1) / 2.0) * c.n_head;
-    std::printf(" %8.2f Gflop/s", pairs * kDim * 4 / median / 1e3);
   }
+  std::printf(" %8.2f", c.products() / median / 1e3);
   std::printf("\n");
 }
 
@@ -160,6 +198,7 @@ int main(int argc, char** argv) {
       cases.push_back(make_case(16, 4, 8191, 1, dtype, false, kFootprint));
       cases.push_back(make_case(16, 1, 8191, 1, dtype, false, kFootprint));
       cases.push_back(make_case(1, 1, 8191, 1, dtype, false, kFootprint));
+      cases.push_back(make_case(16, 1, 8191, 1, dtype, false, kFootprint, 576, 512));
     }
   int rounds = prefill ? 9 : cached ? 2001 : 41;
   for (int round = 0; round < rounds; round++)
@@ -168,8 +207,9 @@ int main(int argc, char** argv) {
       if (cached) round_of(c, size_t(round), isa), c.microseconds.pop_back(), c.read_microseconds.pop_back();
       round_of(c, size_t(round), isa);
     }
-  std::printf("path %s, one thread, head_dim %d, %d rounds; times in us\n", edgeqkv_attention_isa_name(isa), kDim, rounds);
-  std::printf("cache dtype heads/kv depth+new       min    median         p10-p90      %s\n",
+  std::printf("path %s, one thread, %d rounds; times in us, G products/s at the median\n", edgeqkv_attention_isa_name(isa), rounds);
+  if (double peak = peak_products()) std::printf("VPDPBUSD alone: %.1f G products/s of bytes; a 16-bit factor takes two\n", peak);
+  std::printf("cache dtype heads/kv row depth+new       min    median         p10-p90      %s G products/s\n",
               prefill ? "" : "    GB/s plain read     GB/s  of read");
   for (const Case& c : cases) print(c);
 }

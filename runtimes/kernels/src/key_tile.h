@@ -76,7 +76,7 @@ struct KeyTile {
   }
 
   // Scores of all query rows and n cached rows from position `key` on; the block after them, up to `end`, is fetched meanwhile.
-  void scores(const Slice<int8_t>& k, int key, int n, int end, int n_row) {
+  EDGEQKV_NOINLINE void scores(const Slice<int8_t>& k, int key, int n, int end, int n_row) {
     for (int p = 0; p < k.n_part; p++) {
       const Part& part = k.part[p];
       for (int j = 0; j < n; j += W) {
@@ -108,6 +108,12 @@ struct KeyTile {
     return keep;
   }
 
+  // How many of the n cached rows from position `key` on query row r sees.
+  static int visible(const edgeqkv_attention_args& a, const Item& item, int r, int key, int n) {
+    const int before = seen(a, item, r) - key;
+    return before < 0 ? 0 : before < n ? before : n;
+  }
+
   static void attend(const edgeqkv_attention_args& a, const Item& item, const Cached<int8_t>& cache) {
     Arena arena(item.scratch);
     KeyTile t = {Scratch(arena, a), {}, {}};
@@ -121,13 +127,13 @@ struct KeyTile {
       float keep[kRows];
       t.scores(cache.key, key, n, item.key1, item.n_row);
       for (int r = 0; r < item.n_row; r++)
-        keep[r] = softmax(t.s.score + r * kBlockKeys, n, seen(a, item, r) - key, item.max + r, item.sum + r);
+        keep[r] = softmax(t.s.score + r * kBlockKeys, n, visible(a, item, r, key, n), item.max + r, item.sum + r);
       for (int p = 0; p < cache.value.n_part; p++) t.values(a, item, cache.value, p, key, n, keep);
     }
   }
 
   // One part of the values. A hidden row has weight 0, which is exact in integers; a NaN of its scale is left to the floats.
-  void values(const edgeqkv_attention_args& a, const Item& item, const Slice<int8_t>& v, int p, int key, int n, const float* keep) {
+  EDGEQKV_NOINLINE void values(const edgeqkv_attention_args& a, const Item& item, const Slice<int8_t>& v, int p, int key, int n, const float* keep) {
     const Part& part = v.part[p];
     float weight_unit[kRows], weight[kBlockKeys];
     for (int r = 0; r < item.n_row; r++) {
@@ -139,8 +145,7 @@ struct KeyTile {
     s.values.add(v, part, key, n, item.n_row, {{s.weight->high, kRowStep, 1, kDigitStep}, weight_unit, keep}, item.acc);
     for (int r = 0; r < item.n_row; r++) {
       if (weight_unit[r] != 0) continue;  // else its integers are zeros
-      const int visible = seen(a, item, r) - key;
-      for (int j = 0; j < n && j < visible; j++) {
+      for (int j = 0; j < visible(a, item, r, key, n); j++) {
         const float w = s.score[r * kBlockKeys + j] * part.scale[key + j];
         const int8_t* row = v.row(key + j) + part.begin;
         float* acc = item.acc + ptrdiff_t(r) * a.value_dim + part.begin;

@@ -113,7 +113,7 @@ def test_the_worker_answers_as_the_one_in_python(tiny_model, tmp_path):
         {"do": "first_token", "tokens": 8},
         {"do": "fill", "depth": 32},
         {"do": "prefill", "depth": 16, "tokens": 16},
-        {"do": "decode", "depth": 32, "steps": 3},
+        {"do": "decode", "depth": 32, "warm_up": 2, "steps": 3},
         {"do": "memory"},
         {"do": "fill", "depth": 10**9},
         {"do": "dance"},
