@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec import to_builtins
 
-from edgeqkv.config import MLP, Head, Learned, ModelConfig, Norm, Projections, SharedAttention
+from edgeqkv.config import MLP, Head, Learned, ModelConfig, Norm, Projections, SharedAttention, checked
 from edgeqkv.errors import EdgeQKVError, require
 from edgeqkv.files import file_sha256
 from edgeqkv.model_folder import Model, check_weights
-from edgeqkv.strict import from_json
 from edgeqkv.text import Text
 
 GPT2_ROWS, GPT2_TOKENS = 50304, 50257
@@ -86,7 +84,7 @@ def read_checkpoint(path: Path, token_count: int | None = None) -> Model:
             state[name] = value.detach()
     try:
         config, kind = _config(saved["model_config"], state, token_count)
-        config = from_json(ModelConfig, to_builtins(config), "model_config")  # bounds of every number
+        config = checked(config, "model_config")
     except EdgeQKVError as error:
         raise EdgeQKVError(f"{path}: {error}") from error
     weights = _weights(config, kind, state, str(path))

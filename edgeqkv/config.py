@@ -8,11 +8,11 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, NoReturn, get_args
 
-from msgspec import Meta
+from msgspec import Meta, to_builtins
 from msgspec.structs import replace
 
 from edgeqkv.errors import EdgeQKVError
-from edgeqkv.strict import Strict
+from edgeqkv.strict import Strict, from_json
 
 # The format of config.json.
 #   1  flat, GPT-2's architecture alone; without the field "format". Read by edgeqkv.older.
@@ -275,6 +275,11 @@ class ModelConfig(Block, frozen=True):
     @property
     def row(self) -> Row:
         return self.attention.row(self.positions)
+
+
+def checked(config: ModelConfig, where: str) -> ModelConfig:
+    """The same, if every number is within its bounds: msgspec looks at those of what it reads, not of what is put together."""
+    return from_json(ModelConfig, to_builtins(config), where)
 
 
 def refuse(reason: str) -> NoReturn:

@@ -70,7 +70,9 @@ def generate(
         held = list(opened.tokens)
         start = parse_ids(ids) if ids is not None else _encode(tokenizer, prompt, not held) if prompt is not None else []
         if not start and opened.depth == opened.capacity:
-            raise CacheFull(f"{session} holds a full session, all of its {opened.capacity} positions: there is nothing to go on to")
+            raise CacheFull(
+                f"{session} holds a full session, all of its {opened.capacity} positions: there is nothing to go on to"
+            )
         written: list[int] = []
         stream = _kept(opened.generate(start, sampler, tokens), written)
         if tokenizer is None:
@@ -195,7 +197,7 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 
 def hold(session: "Session", text: Sequence[int]) -> None:
-    """Feed what of ``text`` the session does not hold, the id that was written last, so that a saved session holds all of it."""
+    """Feed what of ``text`` the session does not hold, the id that was written last: a saved session then holds all of it."""
     rest = text[session.depth :]
     if session.depth + len(rest) > session.capacity:
         note("the cache is full: the session that is saved does not hold the last token")

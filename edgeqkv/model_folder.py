@@ -204,15 +204,16 @@ def _check_tensor(name: str, shape: tuple[int, ...], found: tuple[int, ...], dty
         raise EdgeQKVError(f"{where}: {name} has dtype {dtype}; float32, float16 and bfloat16 are supported")
 
 
-def write_model(
-    folder: Path, model: Model, card: str, extra_files: Mapping[str, bytes] | None = None, ours: tuple[str, ...] = ()
-) -> None:
+def write_model(folder: Path, model: Model, card: str, extra_files: Mapping[str, bytes] | None = None) -> None:
     """Write a new model folder, whole or not at all. ``extra_files`` are put beside the card (a loss curve, say).
 
     ``model.sha256`` is not looked at: it becomes that of the file written. Each tensor is asked for once, checked and written.
     """
     check_text(model.text, model.config, str(folder))
-    with atomic_folder(folder, ours) as scratch:
+    if model.tokenizer is not None:
+        where = str(folder / TOKENIZER)
+        check_tokenizer(load_tokenizer(model.tokenizer, where), model.config.token_count, where)
+    with atomic_folder(folder) as scratch:
         (scratch / CONFIG).write_text(to_json(ConfigFile(CONFIG_FORMAT, model.config)), encoding="utf-8")
         write_weights(scratch / WEIGHTS, model.config, model.weights, str(folder))
         (scratch / CARD).write_text(card, encoding="utf-8")

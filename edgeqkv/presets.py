@@ -15,6 +15,7 @@ from edgeqkv.config import (
     Norm,
     Rotary,
     SharedAttention,
+    checked,
     with_variant,
 )
 from edgeqkv.errors import EdgeQKVError
@@ -103,11 +104,9 @@ def preset(name: str, variant: str | None, layers: int | None = None) -> ModelCo
     if name not in PRESETS:
         raise EdgeQKVError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
     config = PRESETS[name]
-    if layers is not None and layers < 1:
-        raise EdgeQKVError(f"layers must be at least 1, found {layers}")
     if variant is not None and variant != config.variant:
         config = with_variant(config, variant)
-    return config if layers is None else replace(config, n_layer=layers)
+    return config if layers is None else checked(replace(config, n_layer=layers), name)
 
 
 def random_weights(config: ModelConfig, seed: int) -> ReshapedWeights:

@@ -5,16 +5,15 @@ from pathlib import Path
 
 from msgspec.structs import replace as with_fields
 
+from edgeqkv.atomic import refuse_to_replace
 from edgeqkv.checkpoint import read_checkpoint
-from edgeqkv.config import ModelConfig
+from edgeqkv.config import ModelConfig, checked
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.huggingface import find_folder, read_huggingface
-from edgeqkv.model_folder import CARD, CONFIG, WEIGHTS, Model, is_model_folder, read_model, write_model
+from edgeqkv.model_folder import CONFIG, Model, is_model_folder, read_model, write_model
 from edgeqkv.parameters import parameter_count
-from edgeqkv.text import TEXT, TOKENIZER, check_tokenizer, default_text, load_tokenizer
+from edgeqkv.text import TOKENIZER, check_tokenizer, default_text, load_tokenizer
 from edgeqkv.text_file import read_text
-
-OURS = (CONFIG, WEIGHTS, TOKENIZER, TEXT, CARD)  # what import writes, and may replace
 
 
 def load_model(path: Path) -> Model:
@@ -38,6 +37,7 @@ def import_model(source: Path, out: Path, tokenizer: Path | None = None, token_c
     ``tokenizer`` is a tokenizer.json, or a folder with GPT-2's vocab.json and merges.txt; its vocabulary sets ``token_count``,
     how many ids may be sampled, unless that is given.
     """
+    refuse_to_replace(out)
     model = load_model(source)
     if tokenizer is not None:
         text = _tokenizer_text(tokenizer)
@@ -47,12 +47,12 @@ def import_model(source: Path, out: Path, tokenizer: Path | None = None, token_c
         check_tokenizer(loaded, model.config.vocab_size, str(tokenizer))
         model = replace(model, tokenizer=text, text=default_text(loaded))
     if token_count is not None:
-        model = replace(model, config=with_fields(model.config, token_count=token_count))
+        model = replace(model, config=checked(with_fields(model.config, token_count=token_count), str(source)))
     card = (
         f"# {model.config.variant}, imported\n\n{parameter_count(model.config):,} parameters, from `{Path(source).name}` "
         f"(sha256 {model.sha256}) by `edgeqkv import`.\n"
     )
-    write_model(out, model, card, ours=OURS)
+    write_model(out, model, card)
     return model.config
 
 

@@ -63,7 +63,13 @@ def default_text(tokenizer: Any) -> Text:
 
 def stream_text(tokenizer: Any, prompt: list[int], ids: Iterable[int]) -> Iterator[str]:
     """Text of ids as they come after ``prompt``; a character spread over several ids comes out when it is whole."""
-    stream = require("tokenizers.decoders", "onnx-runtime").DecodeStream(ids=prompt, skip_special_tokens=True)
+    # A prompt may end within a character (a session that was saved there): the stream begins before it.
+    whole = len(prompt)
+    while whole > max(0, len(prompt) - 4) and tokenizer.decode(prompt[max(0, whole - 8) : whole]).endswith("\ufffd"):
+        whole -= 1
+    stream = require("tokenizers.decoders", "onnx-runtime").DecodeStream(ids=prompt[:whole], skip_special_tokens=True)
+    for token in prompt[whole:]:
+        stream.step(tokenizer, token)
     for token in ids:
         piece = stream.step(tokenizer, token)
         if piece:

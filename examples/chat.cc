@@ -3,7 +3,8 @@
 //   c++ -std=c++17 chat.cc $(pkg-config --cflags --libs edgeqkv) -o chat
 //   ./chat BUNDLE [BEFORE AFTER]
 //
-// BEFORE and AFTER stand around each line that is typed; for a model that was trained on ChatML they are $'<|im_start|>user\n' and
+// BEFORE and AFTER stand around each line that is typed; for a model that was trained on ChatML they are $'<|im_start|>user\n'
+// and
 // $'<|im_end|>\n<|im_start|>assistant\n'. Ctrl-C stops an answer. /save FILE, /load FILE, /reset and /quit do what they say.
 // EDGEQKV_ONNXRUNTIME and EDGEQKV_EXECUTORCH may name the runtimes' libraries, where the dynamic linker does not find them.
 #include <edgeqkv.h>

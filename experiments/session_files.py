@@ -1,4 +1,6 @@
-"""What saving, restoring and forking a session takes next to prefilling it again: ``python experiments/session_files.py BUNDLE…``.
+"""What saving, restoring and forking a session takes next to prefilling it again.
+
+    python experiments/session_files.py BUNDLE...
 
 All bundles in one process, in turn, round after round. A prompt of random ids fills three quarters of the capacity.
 """

@@ -134,7 +134,12 @@ def _kept(out: Path, source: Model, capacity: int, chosen: dict[str, Target]) ->
     """
     if not is_bundle(out):
         return None
-    there = read_bundle(out)
+    try:
+        there = read_bundle(out)
+    except EdgeQKVError as error:
+        raise EdgeQKVError(
+            f"{out} holds a bundle that cannot be added to ({error}); remove it or name another folder"
+        ) from error
     others = tuple(artifact for artifact in there.artifacts if artifact.runtime not in chosen)
     if not others:
         return None

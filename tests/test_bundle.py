@@ -149,7 +149,10 @@ def test_a_missing_file(bundle):
         (lambda d: fused(d)["cache"].update(scale_split=8), "cache of the onnx fused artifact does not agree"),
         (lambda d: fused(d)["cache"].update(n_kv_head=2), "cache of the onnx fused artifact does not agree"),
         (lambda d: fused(d)["cache"]["buffers"].pop(), "cache of the onnx fused artifact does not agree"),
-        (lambda d: fused(d)["cache"]["buffers"][0].update(shape=[1, 1, 33, 16]), "cache of the onnx fused artifact does not agree"),
+        (
+            lambda d: fused(d)["cache"]["buffers"][0].update(shape=[1, 1, 33, 16]),
+            "cache of the onnx fused artifact does not agree",
+        ),
         (lambda d: fused(d)["cache"]["buffers"].reverse(), "cache of the onnx fused artifact does not agree"),
         (lambda d: d.update(artifacts=[]), "it has no artifact"),
         (lambda d: stock(d).update(kernel="fused"), "two artifacts are for the same runtime and kernel"),

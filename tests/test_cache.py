@@ -28,9 +28,7 @@ MLA = mla(2, 64, 96, 320, rotary(1e4, 16), latent(4, 24, 56, 24, 16, 32))
 
 
 def turned(variant, value, dim=8):
-    return replace(
-        tiny_config(variant), positions=Rotary(theta=1e4, dim=dim, pairs="halves", scaling=None, value=value)
-    )
+    return replace(tiny_config(variant), positions=Rotary(theta=1e4, dim=dim, pairs="halves", scaling=None, value=value))
 
 
 def test_the_papers_cache_sizes():
@@ -103,7 +101,10 @@ def test_the_scale_split_of_published_geometries():
 @pytest.mark.parametrize("family", ROWS)
 def test_analytic_bytes_are_those_of_the_eager_buffers(family):
     config = ROWS[family][0]
-    assert EagerModel(config, tiny_weights(replace(config, n_positions=48)), 40).cache_bytes == cache_layout(config, 40, "fp32").bytes
+    assert (
+        EagerModel(config, tiny_weights(replace(config, n_positions=48)), 40).cache_bytes
+        == cache_layout(config, 40, "fp32").bytes
+    )
 
 
 def test_int8_bytes_count_the_scales():

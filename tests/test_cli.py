@@ -63,7 +63,7 @@ def test_inspect_shows_every_variant(cli, bundle, tiny_model):
         (["--ids", "1,x"], "--ids takes whole numbers separated by commas, found '1,x'"),
         (["--ids", ""], "--ids takes whole numbers"),
         (["--ids", "1,300"], "token id 300 is out of range: this model knows 0 to 299"),
-        (["--ids", ",".join(["1"] * 33)], "33 more tokens do not fit: the cache holds 32 positions"),
+        (["--ids", ",".join(["1"] * 33)], "33 tokens do not fit: the cache holds 32 positions"),
         ([], "give either --prompt TEXT or --ids"),
         (["--ids", "1", "--prompt", "a"], "give either --prompt TEXT or --ids"),
         (["--ids", "1", "--tokens", "0"], "--tokens must be at least 1"),
@@ -85,7 +85,7 @@ def test_generate_with_bad_input(cli, bundle, arguments, reason):
 
 def test_an_empty_prompt_and_one_longer_than_the_cache(cli, text_bundle):
     assert "the prompt is empty" in one_sentence(cli("generate", text_bundle, "--prompt", ""))
-    assert "49 more tokens do not fit" in one_sentence(cli("generate", text_bundle, "--prompt", "x" * 49))
+    assert "49 tokens do not fit" in one_sentence(cli("generate", text_bundle, "--prompt", "x" * 49))
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,22 @@ def test_new_writes_random_weights_that_say_so(cli, tmp_path):
     assert "unknown variant 'KV'" in one_sentence(cli("new", "tale-4m", "--variant", "KV", "--out", tmp_path / "n"))
     assert "not divisible by n_kv_head 3" in one_sentence(cli("new", "tale-4m", "--variant", "GQA-3", "--out", tmp_path / "n"))
     assert not (tmp_path / "n").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["new", "tale-4m", "--layers", 10**9], "tale-4m: n_layer: Expected int <= 10000"),
+        (["new", "tale-4m", "--layers", 0], "tale-4m: n_layer: Expected int >= 1"),
+        (["import", GOLDEN / "qkv.pt", "--token-count", 0], "qkv.pt: token_count: Expected int >= 1"),
+        (["import", GOLDEN / "qkv.pt", "--token-count", 321], "token_count 321 exceeds vocab_size 320"),
+    ],
+)
+def test_numbers_out_of_bounds(cli, tmp_path, arguments, reason):
+    outcome = cli(*arguments, "--out", tmp_path / "m")
+    assert outcome.code == 2
+    assert reason in one_sentence(outcome)
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,9 @@ def test_the_history_is_held_and_not_prefilled_again(talk, bundles, monkeypatch)
     from edgeqkv.runtimes.onnx.engine import OnnxEngine
 
     run, fed = OnnxEngine.run, []
-    monkeypatch.setattr(OnnxEngine, "run", lambda self, ids, position: fed.append((position, len(ids))) or run(self, ids, position))
+    monkeypatch.setattr(
+        OnnxEngine, "run", lambda self, ids, position: fed.append((position, len(ids))) or run(self, ids, position)
+    )
     talk(bundles["chat"], "hello")
     first = len(fed)
     talk(bundles["chat"], "hello", "and you?")

@@ -174,6 +174,19 @@ def test_minicpm3_as_it_is_published(tmp_path):
     assert np.abs(read(folder).forward(random_ids(20)) - reference).max() <= TOLERANCE
 
 
+@pytest.mark.parametrize(("name", "tied"), [("llama-3", False), ("qwen2", False), ("qwen3-bias", False), ("youtu", True)])
+def test_what_is_absent_has_the_default_of_transformers_class(tmp_path, name, tied):
+    folder = write_case(tmp_path / "m", name, tie_word_embeddings=tied)
+    before = read_huggingface(folder)
+    edit(folder / "config.json", remove=("tie_word_embeddings", "rms_norm_eps", "rope_interleave"))
+    after = read_huggingface(folder)
+    assert after.config == before.config
+    assert after.config.head.tied == tied
+    for weight in before.weights:  # rope_interleave is in their order alone
+        np.testing.assert_array_equal(after.weights[weight], before.weights[weight])
+    assert AutoConfig.from_pretrained(folder).tie_word_embeddings == tied
+
+
 def test_fields_that_change_nothing(llama):
     before = read_huggingface(llama).config
     edit(
@@ -481,7 +494,9 @@ def test_folders_and_names_of_the_local_cache(tmp_path, monkeypatch):
     assert find_folder(Path("org/tiny.v1")) == snapshot
     for name in ("org/other", "tiny.v1", "../org/tiny.v1", "org/..", str(tmp_path / "org/tiny.v1")):
         assert find_folder(Path(name)) is None
+    write_case(cache / "elsewhere", "qwen2")
     (cache / "models--org--tiny.v1" / "refs" / "main").write_text("../../elsewhere")
+    assert find_folder(snapshot / "../../../elsewhere") is not None  # a model, but not one of this name
     assert find_folder(Path("org/tiny.v1")) is None
 
     Path("org/tiny.v1").mkdir(parents=True)  # a path comes before a name

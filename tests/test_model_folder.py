@@ -145,7 +145,9 @@ def test_another_models_tokenizer_is_refused(cli, tiny_model, letters, tmp_path)
     (folder / "tokenizer.json").write_text(letters)
     outcome = cli("export", folder, "--out", tmp_path / "bundle")
     assert outcome.code == 2
-    assert "tokenizer.json has token ids up to 255, the model knows 0 to 199: it is another model's tokenizer" in one_sentence(outcome)
+    assert "tokenizer.json has token ids up to 255, the model knows 0 to 199: it is another model's tokenizer" in one_sentence(
+        outcome
+    )
 
 
 def test_weights_that_do_not_fit_are_not_written(tmp_path):

@@ -69,8 +69,8 @@ def test_one_wrong_weight_fails(tiny_model, tmp_path, weights):
 
 def test_perplexity_and_kl_are_those_of_the_definition(pair):
     """Both are recomputed from whole logits, another way."""
-    from edgeqkv.eager import EagerModel
     from edgeqkv.corpus import token_windows
+    from edgeqkv.eager import EagerModel
 
     model, bundle = pair
     result, _ = edgeqkv.verify(bundle, model, tokens=96)

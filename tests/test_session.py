@@ -204,7 +204,11 @@ def test_rewind_goes_back_only(session, depth):
         ([1, 2, 3], [1, 2, 3], [(2, [3])]),
         ([1], [1], [(0, [1])]),
         ([1, 2], [1, 2, *range(3, 12)], [(2, [3, 4, 5, 6]), (6, [7, 8, 9, 10]), (10, [11])]),
-        ([1, 2, 3], list(range(1, 21)), [(3, [4, 5, 6, 7]), (7, [8, 9, 10, 11]), (11, [12, 13, 14, 15]), (15, [16, 17, 18, 19]), (19, [20])]),
+        (
+            [1, 2, 3],
+            list(range(1, 21)),
+            [(3, [4, 5, 6, 7]), (7, [8, 9, 10, 11]), (11, [12, 13, 14, 15]), (15, [16, 17, 18, 19]), (19, [20])],
+        ),
     ],
 )
 def test_feed_runs_what_is_not_held_and_nothing_else(session, runs, held, fed, run):
@@ -343,7 +347,7 @@ def test_forks_in_threads_of_their_own(kernel, bundles):
     session = edgeqkv.open(bundles["int8"], kernel=kernel, threads=1)
     session.prefill([1, 2, 3])
     forks = [session.fork() for _ in range(4)]
-    alone = [[session.fork().prefill([10 * i + j for j in range(8)]) for _ in range(1)][0] for i in range(4)]
+    alone = [session.fork().prefill([10 * i + j for j in range(8)]) for i in range(4)]
     found = [None] * 4
     start = threading.Barrier(4)
 

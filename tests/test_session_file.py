@@ -188,7 +188,10 @@ DAMAGE = {
     "empty": (lambda d: b"", "is not a session file"),
     "a few bytes": (lambda d: d[:20], "is not a session file"),
     "another kind of file": (lambda d: b"PK\x03\x04" + d[4:], "is not a session file"),
-    "newer": (lambda d: signed(d[:8] + struct.pack("<I", 2) + d[12:-32]), "is a session file of version 2, this edgeqkv reads 1"),
+    "newer": (
+        lambda d: signed(d[:8] + struct.pack("<I", 2) + d[12:-32]),
+        "is a session file of version 2, this edgeqkv reads 1",
+    ),
     "cut by a byte": (lambda d: d[:-1], "is damaged or truncated"),
     "cut in half": (lambda d: d[: len(d) // 2], "is damaged or truncated"),
     "longer": (lambda d: d + b"\0", "is damaged or truncated"),
@@ -208,7 +211,10 @@ DAMAGE = {
     "another dtype": (lambda d: with_header(d, cache_dtype="fp16"), "its cache_dtype differs"),
     "a buffer less": (lambda d: with_header(d, buffers=header_of(d)["buffers"][1:]), "its buffers differs"),
     "a buffer twice": (lambda d: with_header(d, buffers=[header_of(d)["buffers"][0]] * 4), "its buffers differs"),
-    "depth beyond the rows": (lambda d: with_header(d, depth=7), "is shorter than its header says|is longer than its header says"),
+    "depth beyond the rows": (
+        lambda d: with_header(d, depth=7),
+        "is shorter than its header says|is longer than its header says",
+    ),
     "depth below the rows": (lambda d: with_header(d, depth=5), "is longer than its header says"),
     "depth beyond the capacity": (lambda d: with_header(d, depth=21), "its depth or logits do not fit the cache"),
     "a huge depth": (lambda d: with_header(d, depth=2**62), "its depth or logits do not fit the cache"),
@@ -296,7 +302,7 @@ def test_where_it_cannot_be_written(saved, tmp_path):
 
 def test_a_full_disk_keeps_the_old_file(saved, bundles):
     """A limit on file size stands in for a full disk."""
-    session, path = saved
+    _, path = saved
     before = path.read_bytes()
     code = (
         "import sys, edgeqkv, resource\n"

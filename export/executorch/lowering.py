@@ -23,6 +23,7 @@ from edgeqkv.weights import Formats, Plain, RowInt8, WeightFormat
 METHODS = ("prefill", "decode")
 # What XNNPACK must not leave to ExecuTorch's own operators, which would be slow.
 NOT_DELEGATED = ("linear", "addmm", "mm", "bmm", "dequantize_per_channel", "choose_qparams_per_token_asymmetric")
+ROWS_AT_ONCE = 4096
 HEAD_BLOCK = 16  # our head_linear takes rows of a multiple of it
 
 
@@ -57,12 +58,23 @@ def stored_weights(
         array = weights[name]
         stored = formats(name, array.shape)
         if isinstance(stored, RowInt8):
-            values, scale = map(torch.from_numpy, stored.quantize(array))
-            out[name] = Int8Rows(values, scale[:, 0] if scale.dim() == 2 else scale)
+            out[name] = int8_rows(stored, array)
         else:
             tensor = torch.from_numpy(array.astype(np.float32))
             out[name] = tensor.transpose(1, 2).contiguous() if tensor.dim() == 3 else tensor
     return out
+
+
+def int8_rows(stored: RowInt8, array: np.ndarray) -> Int8Rows:
+    """Rounded some rows at a time: else the largest table would lie in memory in fp32 several times over."""
+    flat = array.reshape(-1, array.shape[-1])
+    values, scale = np.empty(flat.shape, np.int8), np.empty((len(flat), 1), np.float32)
+    for start in range(0, len(flat), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        values[rows], scale[rows] = stored.quantize(flat[rows])
+    scales = torch.from_numpy(scale)
+    shaped = scales[:, 0] if array.ndim == 2 else scales.view(*array.shape[:-1], 1)
+    return Int8Rows(torch.from_numpy(values).view(array.shape), shaped)
 
 
 class Decoder(torch.nn.Module):

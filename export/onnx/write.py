@@ -17,6 +17,7 @@ from edgeqkv.files import file_sha256
 from edgeqkv.manifest import Artifact, EntryPoint, Kernel, Port, WeightsEntry, cache_entry
 from edgeqkv.model_folder import Model
 from edgeqkv.parameters import parameter_shapes
+from edgeqkv.runtimes.onnx.library import onnxruntime
 from edgeqkv.targets import Progress, Request
 from edgeqkv.weights import Formats, Plain, RowInt8, WeightFormat, block_int8, format_names
 
@@ -110,7 +111,7 @@ def write_artifacts(
             weights=WeightsEntry(request.weights, format_names(formats[kernel], parameter_shapes(config))),
             cache=cache_entry(layout, held if layout.scales == "static" else {}),
             files={f"onnx/{name}": present[name] for name in (FILES[kernel], DATA_FILE) if name in present},
-            runtime_version=require("onnxruntime", "onnx").__version__,
+            runtime_version=onnxruntime("onnx").__version__,
             prefill_chunk=request.prefill_chunk,
             entry_points=(_entry_point(config, layout, aliases(graphs[kernel])),),
         )

@@ -1,6 +1,6 @@
-// The session behind edgeqkv_executorch.h, on ExecuTorch's Program and Method: both methods get the same arenas, so that prefill
-// and decode share activations and, in an arena of its own, the cache. (Module, one floor up, shares arenas too, but fills them
-// with zeros first, which makes every page of the cache resident.)
+// The session behind edgeqkv_executorch.h, on ExecuTorch's Program and Method: both methods get the same arenas, so that
+// prefill and decode share activations and, in an arena of its own, the cache. (Module, one floor up, shares arenas too, but
+// fills them with zeros first, which makes every page of the cache resident.)
 #include <executorch/extension/data_loader/mmap_data_loader.h>
 #include <executorch/extension/memory_allocator/malloc_memory_allocator.h>
 #include <executorch/runtime/backend/interface.h>
@@ -70,8 +70,9 @@ std::string reason(Error error) {
   return text + " (ExecuTorch's error " + std::to_string(int(error)) + ")";
 }
 
-// Where ExecuTorch's Python bindings are in the process too, they have taken the log; register_pal would complain on stderr of a
-// second one, so the table's entry is set in place. The table is a plain variable of ExecuTorch's, which other threads may be reading.
+// Where ExecuTorch's Python bindings are in the process too, they have taken the log; register_pal would complain on stderr of
+// a second one, so the table's entry is set in place. The table is a plain variable of ExecuTorch's, which other threads may be
+// reading.
 void take_log() {
   PalImpl* table = const_cast<PalImpl*>(get_pal_impl());
   const pal_emit_log_message_method now = __atomic_load_n(&table->emit_log_message, __ATOMIC_ACQUIRE);
@@ -88,16 +89,19 @@ void start_runtime() {
   static bool started = false;
   if (started) return;
   runtime_init();
-  // One packed copy of the weights for both methods, and for every session in the process. XNNPACK finds a copy by the sha256 of a
-  // matrix's values and of its bias, so that two int8 matrices that differ in nothing but their scales would be taken for one.
+  // One packed copy of the weights for both methods, and for every session in the process. XNNPACK finds a copy by the sha256
+  // of a matrix's values and of its bias, so that two int8 matrices that differ in nothing but their scales would be taken for
+  // one.
   BackendOptions<1> options;
-  if (options.set_option("weight_cache_enabled", true) != Error::Ok || set_option("XnnpackBackend", options.view()) != Error::Ok)
-    throw Failure{kMissing, "ExecuTorch's XNNPACK backend cannot share packed weights, or is not there: " + reason(Error::NotFound)};
+  if (options.set_option("weight_cache_enabled", true) != Error::Ok ||
+      set_option("XnnpackBackend", options.view()) != Error::Ok)
+    throw Failure{kMissing,
+                  "ExecuTorch's XNNPACK backend cannot share packed weights, or is not there: " + reason(Error::NotFound)};
   started = true;
 }
 
-// A session's use of ExecuTorch's one pool of threads. XNNPACK keeps the pool that it was given when a method was loaded, so its
-// size must not change, which makes a new pool, while there is any session. Made and destroyed under `loading`.
+// A session's use of ExecuTorch's one pool of threads. XNNPACK keeps the pool that it was given when a method was loaded, so
+// its size must not change, which makes a new pool, while there is any session. Made and destroyed under `loading`.
 class PoolUse {
  public:
   explicit PoolUse(int32_t threads) {
@@ -133,7 +137,9 @@ struct Ints {
   TensorImpl impl;
 
   Ints(int dims, size_t n)
-      : values(n), sizes{SizesType(dims == 1 ? n : 1), SizesType(n)}, strides{StridesType(dims == 1 ? 1 : n), 1},
+      : values(n),
+        sizes{SizesType(dims == 1 ? n : 1), SizesType(n)},
+        strides{StridesType(dims == 1 ? 1 : n), 1},
         impl(ScalarType::Long, dims, sizes, values.data(), order, strides) {}
 };
 
@@ -174,11 +180,13 @@ class Session {
 
   void run(const int64_t* ids, int32_t n, int64_t position, float* logits) {
     const Turn turn(in_use_);
-    if (n < 1 || n > info.chunk) throw Failure{kBadFile, "the program takes 1 to " + std::to_string(info.chunk) + " tokens at once"};
+    if (n < 1 || n > info.chunk)
+      throw Failure{kBadFile, "the program takes 1 to " + std::to_string(info.chunk) + " tokens at once"};
     if (position < 0) throw Failure{kBadFile, "position " + std::to_string(position) + " is before the first"};
     for (int32_t i = 0; i < n; i++)
       if (ids[i] < 0 || ids[i] >= info.vocab_size)
-        throw Failure{kBadFile, "token id " + std::to_string(ids[i]) + " is outside 0 to " + std::to_string(info.vocab_size - 1)};
+        throw Failure{kBadFile,
+                      "token id " + std::to_string(ids[i]) + " is outside 0 to " + std::to_string(info.vocab_size - 1)};
     const bool one = n == 1;
     Method& method = *(one ? decode_ : prefill_).method;
     Ints& tokens = one ? token_ : *ids_;
@@ -210,8 +218,10 @@ class Session {
   void check(Error error, int32_t code) const {
     if (error == Error::OperatorMissing)
       throw Failure{kMissing, path_ + " needs an operator that this library does not have: " + reason(error)};
-    if (error == Error::MemoryAllocationFailed) throw Failure{kMissing, "there is not enough memory for " + path_ + ": " + reason(error)};
-    if (error != Error::Ok) throw Failure{code, path_ + (code == kFailed ? " failed to run: " : " cannot be loaded: ") + reason(error)};
+    if (error == Error::MemoryAllocationFailed)
+      throw Failure{kMissing, "there is not enough memory for " + path_ + ": " + reason(error)};
+    if (error != Error::Ok)
+      throw Failure{code, path_ + (code == kFailed ? " failed to run: " : " cannot be loaded: ") + reason(error)};
   }
 
   void load_program() {
@@ -261,7 +271,8 @@ class Session {
     int32_t tokens = 0;
     for (size_t i = 0; i < inputs; i++) {
       Result<TensorInfo> input = method.input_tensor_meta(i);
-      if (!input.ok() || input->scalar_type() != ScalarType::Long) refuse(std::string(name) + " takes other than int64 tensors");
+      if (!input.ok() || input->scalar_type() != ScalarType::Long)
+        refuse(std::string(name) + " takes other than int64 tensors");
       const Span<const int32_t> sizes = input->sizes();
       const bool fits = i == 0 ? sizes.size() == 2 && sizes[0] == 1 && sizes[1] >= 1 : sizes.size() == 1 && sizes[0] == 1;
       if (!fits) refuse(std::string(name) + " takes tensors of other shapes");
@@ -302,7 +313,8 @@ class Session {
       arenas_.emplace_back(std::calloc(size + kAlignment, 1));
       if (!arenas_.back()) throw Failure{kMissing, "there is not enough memory for " + path_};
       info.arena_bytes += int64_t(size);
-      auto* start = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(arenas_.back().get()) + kAlignment - 1) & ~(kAlignment - 1));
+      auto* start =
+          reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(arenas_.back().get()) + kAlignment - 1) & ~(kAlignment - 1));
       for (Planned* planned : {&prefill_, &decode_}) planned->spans.emplace_back(start, size);
     }
   }

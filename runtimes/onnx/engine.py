@@ -1,7 +1,6 @@
 """ONNX Runtime on a static cache that is updated in place through IOBinding."""
 
 import copy
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from edgeqkv.cache import CacheLayout, position_axis
-from edgeqkv.errors import EdgeQKVError, require
+from edgeqkv.errors import EdgeQKVError
+from edgeqkv.runtimes.onnx.library import onnxruntime
 
 
 class OnnxEngine:
@@ -29,10 +29,7 @@ class OnnxEngine:
         threads: int | None,
         operators: Path | None = None,
     ) -> None:
-        # ONNX Runtime 1.29 and newer write an id under the home folder and report to a host of their maker's when they are
-        # loaded, unless the environment says this before.
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        ort = require("onnxruntime", "onnx-runtime")
+        ort = onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0

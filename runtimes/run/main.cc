@@ -1,5 +1,5 @@
-// edgeqkv-run: a bundle without Python in the process, over libedgeqkv. Ids in; ids, timings and memory out, as one line of JSON.
-// With --worker it is the process that `edgeqkv bench --runner` measures (worker.h).
+// edgeqkv-run: a bundle without Python in the process, over libedgeqkv. Ids in; ids, timings and memory out, as one line of
+// JSON. With --worker it is the process that `edgeqkv bench --runner` measures (worker.h).
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

@@ -31,7 +31,8 @@ struct Libraries {
 };
 
 struct Opened {
-  Opened(const std::string& folder, const std::string& runtime, const std::string& kernel, int32_t threads, const Libraries& libraries) {
+  Opened(const std::string& folder, const std::string& runtime, const std::string& kernel, int32_t threads,
+         const Libraries& libraries) {
     auto or_null = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
     edgeqkv_open_options options = {};
     options.size = sizeof options;
@@ -106,15 +107,16 @@ inline std::string memory_json() {
   m.size = sizeof m;
   must(edgeqkv_memory(&m));
   auto bytes = [](int64_t value) { return value < 0 ? "null" : json(value); };
-  return "{\"peak_rss\": " + bytes(m.peak_rss) + ", \"rss\": " + bytes(m.rss) + ", \"pss\": " + bytes(m.pss) + ", \"private\": " +
-         bytes(m.private_rss) + "}";
+  return "{\"peak_rss\": " + bytes(m.peak_rss) + ", \"rss\": " + bytes(m.rss) + ", \"pss\": " + bytes(m.pss) +
+         ", \"private\": " + bytes(m.private_rss) + "}";
 }
 
 // The fields that both ways of running print.
 inline std::string about(const Opened& opened) {
   const edgeqkv_bundle_info& info = opened.info;
-  return "\"runtime\": " + quoted(info.runtime) + ", \"runtime_version\": " + quoted(info.runtime_version) + ", \"kernel\": " +
-         quoted(info.kernel) + ", \"load_s\": " + json(opened.load_s) + ", \"cache_bytes\": " + json(info.cache_bytes);
+  return "\"runtime\": " + quoted(info.runtime) + ", \"runtime_version\": " + quoted(info.runtime_version) +
+         ", \"kernel\": " + quoted(info.kernel) + ", \"load_s\": " + json(opened.load_s) +
+         ", \"cache_bytes\": " + json(info.cache_bytes);
 }
 
 }  // namespace edgeqkv

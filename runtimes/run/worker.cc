@@ -22,8 +22,10 @@ class Worker {
     if (what == "fill") {
       const int64_t more = number(request, "depth") - depth();
       const Json* how = request.find("how");
-      if (more > 0 && how && how->string("how") == "zeros") go_to(depth() + more);
-      else if (more > 0) prefill(random(more));
+      if (more > 0 && how && how->string("how") == "zeros")
+        go_to(depth() + more);
+      else if (more > 0)
+        prefill(random(more));
       return "{}";
     }
     if (what == "first_token" || what == "prefill") {
@@ -70,7 +72,8 @@ class Worker {
 
   int64_t depth() const { return edgeqkv_session_depth(opened_->session.get()); }
 
-  // What the rows hold does not matter to the clock, but that they were written does: pages that never were are one page of zeros.
+  // What the rows hold does not matter to the clock, but that they were written does: pages that never were are one page of
+  // zeros.
   void go_to(int64_t depth) {
     if (depth <= this->depth())
       must(edgeqkv_session_rewind(opened_->session.get(), depth));

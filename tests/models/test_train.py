@@ -9,8 +9,8 @@ import pytest
 
 import edgeqkv
 from edgeqkv.config import with_variant
-from edgeqkv.presets import gpt2
 from edgeqkv.model_folder import read_model
+from edgeqkv.presets import gpt2
 
 MODELS = Path(__file__).parents[2] / "models"
 WORDS = "the cat sat on the mat and looked at the moon while a mouse ran by "

@@ -12,12 +12,12 @@ struct IntegerTile {
   using I = typename V::I;
   static constexpr int W = V::W, kVecs = kBlockRows / W;
 
-  int32_t* query;     // of each part [kVecs, 2, dim / kGroup, W]
-  int32_t* weight;    // [2, kBlockGroups, kBlockRows]
-  int8_t* key;        // [kTileKeys, kMaxPart]
-  int32_t* offset;    // [kMaxParts, kBlockRows] what kKeyOffset adds to a score
-  float* unit;        // [kMaxParts, kBlockRows]
-  float* weight_unit; // [kBlockRows]
+  int32_t* query;      // of each part [kVecs, 2, dim / kGroup, W]
+  int32_t* weight;     // [2, kBlockGroups, kBlockRows]
+  int8_t* key;         // [kTileKeys, kMaxPart]
+  int32_t* offset;     // [kMaxParts, kBlockRows] what kKeyOffset adds to a score
+  float* unit;         // [kMaxParts, kBlockRows]
+  float* weight_unit;  // [kBlockRows]
   IntegerValues<V> values;
 
   IntegerTile(Arena& arena, const edgeqkv_attention_args& a) : values(arena) {

@@ -93,8 +93,7 @@ struct KeyTile {
   static float softmax(float* score, int n, int visible, float* max, float* sum) {
     F top = V::set1(*max), total = V::set1(0);
     const int padded = (n + W - 1) / W * W;
-    const int first_hidden = visible < 0 ? 0 : visible < n ? visible : n;
-    for (int j = first_hidden; j < padded; j++) score[j] = -__builtin_inff();
+    for (int j = visible; j < padded; j++) score[j] = -__builtin_inff();
     for (int j = 0; j < n; j += W) top = V::max(V::load(score + j), top);
     const float new_max = max_lanes<V>(top);
     for (int j = 0; j < n; j += W) {
@@ -133,7 +132,8 @@ struct KeyTile {
   }
 
   // One part of the values. A hidden row has weight 0, which is exact in integers; a NaN of its scale is left to the floats.
-  EDGEQKV_NOINLINE void values(const edgeqkv_attention_args& a, const Item& item, const Slice<int8_t>& v, int p, int key, int n, const float* keep) {
+  EDGEQKV_NOINLINE void values(const edgeqkv_attention_args& a, const Item& item, const Slice<int8_t>& v, int p, int key, int n,
+                               const float* keep) {
     const Part& part = v.part[p];
     float weight_unit[kRows], weight[kBlockKeys];
     for (int r = 0; r < item.n_row; r++) {

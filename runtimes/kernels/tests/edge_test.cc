@@ -91,7 +91,8 @@ void check_threads(int isa) {
   };
   const Row latent = {48, 48, 0, 32, 32}, unturned = {192, 128, 64, 128};
   const Case cases[] = {{4, 4, 300, 1}, {1, 1, 1500, 1, 128},     {20, 1, 1500, 1},        {3, 3, 1500, 1, 128}, {2, 1, 900, 50},
-                        {2, 2, 0, 90},  {20, 1, 1500, 1, latent}, {2, 1, 900, 50, latent}, {3, 3, 1500, 1, unturned}};
+                        {2, 2, 0, 90},  {20, 1, 1500, 1, latent}, {2, 1, 900, 50, latent}, {3, 3, 1500, 1, unturned},
+                        {6, 1, 1500, 1},  {8, 1, 1501, 1, latent}};
   for (int dtype : kDtypes)
     for (const auto& [n_head, n_kv_head, depth, n_token, row] : cases) {
       Problem p = random_problem(n_head, n_kv_head, row, depth + n_token, depth, n_token, dtype, false, 7);

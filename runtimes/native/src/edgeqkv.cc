@@ -1,4 +1,5 @@
-// edgeqkv.h over Bundle and Session: arguments are checked, errors become codes and sentences, and nothing is thrown any further.
+// edgeqkv.h over Bundle and Session: arguments are checked, errors become codes and sentences, and nothing is thrown any
+// further.
 #include "edgeqkv.h"
 
 #include <algorithm>
@@ -74,7 +75,8 @@ Struct taken(const Struct* given, const char* name) {
   Struct out = {};
   if (!given) return out;
   constexpr size_t kMost = 4096;
-  if (given->size < sizeof given->size || given->size > kMost) throw Error(std::string(name) + ".size is not the size of the struct");
+  if (given->size < sizeof given->size || given->size > kMost)
+    throw Error(std::string(name) + ".size is not the size of the struct");
   std::memcpy(&out, given, std::min(given->size, sizeof out));
   const auto* bytes = reinterpret_cast<const char*>(given);
   if (std::any_of(bytes + std::min(given->size, sizeof out), bytes + given->size, [](char byte) { return byte != 0; }))
@@ -119,16 +121,22 @@ std::string json_of(const edgeqkv_bundle& bundle) {
   std::string ends;
   for (size_t i = 0; i < info.n_end_tokens; i++) ends += (i ? ", " : "") + std::to_string(info.end_tokens[i]);
   std::string out = "{";
-  for (const auto& [name, value] : {std::pair("variant", info.variant), {"runtime", info.runtime},
-                                    {"runtime_version", info.runtime_version}, {"kernel", info.kernel},
-                                    {"weights", info.weights}, {"cache_dtype", info.cache_dtype}})
+  for (const auto& [name, value] : {std::pair("variant", info.variant),
+                                    {"runtime", info.runtime},
+                                    {"runtime_version", info.runtime_version},
+                                    {"kernel", info.kernel},
+                                    {"weights", info.weights},
+                                    {"cache_dtype", info.cache_dtype}})
     out += edgeqkv::quoted(name) + ": " + edgeqkv::quoted(value) + ", ";
-  for (const auto& [name, value] : {std::pair("capacity", info.capacity), {"vocab_size", info.vocab_size},
-                                    {"token_count", info.token_count}, {"prefill_chunk", info.prefill_chunk},
+  for (const auto& [name, value] : {std::pair("capacity", info.capacity),
+                                    {"vocab_size", info.vocab_size},
+                                    {"token_count", info.token_count},
+                                    {"prefill_chunk", info.prefill_chunk},
                                     {"cache_bytes", info.cache_bytes}})
     out += edgeqkv::quoted(name) + ": " + std::to_string(value) + ", ";
-  return out + "\"text\": " + (info.tokenizer_missing ? "false" : "true") + ", \"end_tokens\": [" + ends + "], \"chat_template\": " +
-         bundle.opened->manifest.chat_template + ", \"special_tokens\": " + bundle.opened->manifest.special_tokens + "}";
+  return out + "\"text\": " + (info.tokenizer_missing ? "false" : "true") + ", \"end_tokens\": [" + ends +
+         "], \"chat_template\": " + bundle.opened->manifest.chat_template +
+         ", \"special_tokens\": " + bundle.opened->manifest.special_tokens + "}";
 }
 
 const edgeqkv::Tokenizer& tokenizer_of(const edgeqkv_bundle* bundle) {
@@ -159,8 +167,9 @@ int32_t edgeqkv_bundle_open(const char* folder, const edgeqkv_open_options* opti
     need(bundle, "bundle");
     const edgeqkv_open_options given = taken(options, "options");
     auto opened = std::make_unique<edgeqkv_bundle>();
-    opened->opened = edgeqkv::open_bundle(folder, {text_or_empty(given.runtime), text_or_empty(given.kernel), given.threads, !given.unchecked,
-                                                   text_or_empty(given.onnxruntime_library), text_or_empty(given.executorch_library)});
+    opened->opened = edgeqkv::open_bundle(
+        folder, {text_or_empty(given.runtime), text_or_empty(given.kernel), given.threads, !given.unchecked,
+                 text_or_empty(given.onnxruntime_library), text_or_empty(given.executorch_library)});
     opened->runtime_version = opened->opened->model->version();
     opened->json = json_of(*opened);
     *bundle = opened.release();
@@ -178,8 +187,8 @@ int32_t edgeqkv_bundle_describe(const edgeqkv_bundle* bundle, edgeqkv_bundle_inf
 
 const char* edgeqkv_bundle_json(const edgeqkv_bundle* bundle) { return bundle ? bundle->json.c_str() : nullptr; }
 
-int32_t edgeqkv_bundle_encode(const edgeqkv_bundle* bundle, const char* text, size_t text_bytes, int32_t add_special, int64_t* ids,
-                              size_t capacity, size_t* n) {
+int32_t edgeqkv_bundle_encode(const edgeqkv_bundle* bundle, const char* text, size_t text_bytes, int32_t add_special,
+                              int64_t* ids, size_t capacity, size_t* n) {
   return guarded([&] {
     if (text_bytes) need(text, "text");
     if (capacity) need(ids, "ids");
@@ -190,7 +199,8 @@ int32_t edgeqkv_bundle_encode(const edgeqkv_bundle* bundle, const char* text, si
   });
 }
 
-int32_t edgeqkv_bundle_decode(const edgeqkv_bundle* bundle, const int64_t* ids, size_t n_ids, char* text, size_t capacity, size_t* n) {
+int32_t edgeqkv_bundle_decode(const edgeqkv_bundle* bundle, const int64_t* ids, size_t n_ids, char* text, size_t capacity,
+                              size_t* n) {
   return guarded([&] {
     if (n_ids) need(ids, "ids");
     if (capacity) need(text, "text");
@@ -271,8 +281,9 @@ int32_t edgeqkv_session_skip(edgeqkv_session* session, int64_t n) {
   return on_session(session, [&](Session& s) { s.skip(n); });
 }
 
-int32_t edgeqkv_session_generate(edgeqkv_session* session, const int64_t* ids, size_t n, const edgeqkv_generate_options* options,
-                                 edgeqkv_on_token on_token, void* user, int32_t* stopped) {
+int32_t edgeqkv_session_generate(edgeqkv_session* session, const int64_t* ids, size_t n,
+                                 const edgeqkv_generate_options* options, edgeqkv_on_token on_token, void* user,
+                                 int32_t* stopped) {
   return on_session(session, [&](Session& s) {
     if (n) need(ids, "ids");
     need(reinterpret_cast<const void*>(on_token), "on_token");

@@ -29,8 +29,8 @@ class Model {
   virtual std::unique_ptr<Context> new_context(float* logits) = 0;
 };
 
-// `file` is the one to load. `library` is the path of the runtime's shared library (for ExecuTorch that of our session), or empty. Error
-// with kMissing where this process cannot run the artifact at all.
+// `file` is the one to load. `library` is the path of the runtime's shared library (for ExecuTorch that of our session), or
+// empty. Error with kMissing where this process cannot run the artifact at all.
 std::unique_ptr<Model> open_onnx(const Manifest& manifest, const Artifact& artifact, const std::string& file, int threads,
                                  const std::string& library);
 std::unique_ptr<Model> open_executorch(const Manifest& manifest, const Artifact& artifact, const std::string& file, int threads,

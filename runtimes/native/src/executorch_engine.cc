@@ -24,7 +24,8 @@ struct Interface {
         open(library.function<decltype(edgeqkv_executorch_open)>("edgeqkv_executorch_open")),
         run(library.function<decltype(edgeqkv_executorch_run)>("edgeqkv_executorch_run")),
         buffer(library.function<decltype(edgeqkv_executorch_buffer)>("edgeqkv_executorch_buffer")),
-        close(library.function<decltype(edgeqkv_executorch_close)>("edgeqkv_executorch_close")) {}
+        close(library.function<decltype(edgeqkv_executorch_close)>("edgeqkv_executorch_close")) {
+  }
 
   Library library;
   decltype(&edgeqkv_executorch_version) version;
@@ -45,8 +46,14 @@ using Program = std::unique_ptr<edgeqkv_executorch, decltype(&edgeqkv_executorch
 
 class ExecutorchModel : public Model {
  public:
-  ExecutorchModel(const Manifest& manifest, const Artifact& artifact, const std::string& file, int threads, const std::string& library)
-      : interface_(library), artifact_(artifact), file_(file), threads_(threads), vocab_size_(manifest.vocab_size), spare_(load()) {}
+  ExecutorchModel(const Manifest& manifest, const Artifact& artifact, const std::string& file, int threads,
+                  const std::string& library)
+      : interface_(library),
+        artifact_(artifact),
+        file_(file),
+        threads_(threads),
+        vocab_size_(manifest.vocab_size),
+        spare_(load()) {}
 
   std::string version() const override { return interface_.version(); }
   std::unique_ptr<Context> new_context(float* logits) override;
@@ -71,7 +78,8 @@ class ExecutorchModel : public Model {
       void* data = nullptr;
       size_t bytes = 0;
       call(interface_.buffer, program, name.c_str(), &data, &bytes);
-      if (bytes != b.bytes) throw Error(file_ + " has another " + b.name + " than the manifest describes; export the bundle again");
+      if (bytes != b.bytes)
+        throw Error(file_ + " has another " + b.name + " than the manifest describes; export the bundle again");
       out.push_back(static_cast<char*>(data));
     }
     return out;
@@ -115,7 +123,9 @@ class ExecutorchContext : public Context {
   float* logits_;
 };
 
-std::unique_ptr<Context> ExecutorchModel::new_context(float* logits) { return std::make_unique<ExecutorchContext>(*this, logits); }
+std::unique_ptr<Context> ExecutorchModel::new_context(float* logits) {
+  return std::make_unique<ExecutorchContext>(*this, logits);
+}
 
 }  // namespace
 

@@ -104,7 +104,8 @@ std::string file_in_bundle(const std::string& folder, const std::string& name) {
   if (real.compare(0, inside.size(), inside) != 0)
     throw Error(folder + "/" + name + " is a link out of the bundle; copy or export the bundle again");
   struct stat status;
-  if (::stat(real.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) throw Error(folder + "/" + name + " is not a regular file");
+  if (::stat(real.c_str(), &status) != 0 || !S_ISREG(status.st_mode))
+    throw Error(folder + "/" + name + " is not a regular file");
   return real;
 }
 
@@ -112,7 +113,8 @@ Bytes read_file(const std::string& path, uint64_t limit) {
   struct stat status;
   const File file(open_regular(path, status));
   if (status.st_size < 0 || uint64_t(status.st_size) > limit)
-    throw Error(path + " has " + std::to_string(status.st_size) + " bytes, and at most " + std::to_string(limit) + " can be right");
+    throw Error(path + " has " + std::to_string(status.st_size) + " bytes, and at most " + std::to_string(limit) +
+                " can be right");
   Bytes bytes;
   bytes.size = size_t(status.st_size);
   bytes.data.reset(new char[bytes.size + 1]);  // not set to zero: it may be long
@@ -153,7 +155,8 @@ std::string file_sha256(const std::string& path) {
   return digest;
 }
 
-void write_atomically(const std::string& path, const std::function<void(const std::function<void(const void*, size_t)>&)>& fill) {
+void write_atomically(const std::string& path,
+                      const std::function<void(const std::function<void(const void*, size_t)>&)>& fill) {
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
   std::string temporary = folder + "/.edgeqkv-XXXXXX";

@@ -12,8 +12,8 @@ namespace edgeqkv {
 
 class Library {
  public:
-  // The file `given`; where that is empty, the first of the `usual` names that the dynamic linker finds. `what` opens the sentence
-  // when nothing loads.
+  // The file `given`; where that is empty, the first of the `usual` names that the dynamic linker finds. `what` opens the
+  // sentence when nothing loads.
   Library(const std::string& given, std::initializer_list<const char*> usual, const std::string& what) : what_(what) {
     std::string why;
     auto load = [&](const char* name) {

@@ -14,7 +14,8 @@ namespace {
 constexpr const char* kName = "edgeqkv.json";
 constexpr uint64_t kMostBytes = uint64_t{64} << 20;
 // Far above what is sensible: they keep sums within 64 bits, and allocations below what a typing mistake would ask for.
-constexpr int64_t kMostLayers = 4096, kMostPositions = int64_t{1} << 24, kMostIds = int64_t{1} << 24, kMostElements = int64_t{1} << 40;
+constexpr int64_t kMostLayers = 4096, kMostPositions = int64_t{1} << 24, kMostIds = int64_t{1} << 24,
+                  kMostElements = int64_t{1} << 40;
 
 [[noreturn]] void wrong(const std::string& what) { throw Error(what + "; export the bundle again"); }
 
@@ -33,13 +34,15 @@ const std::string& text(const Json& object, const char* field) { return object.a
 
 const std::string& digest(const Json& value, const std::string& of) {
   const std::string& digits = value.string("the sha256 of " + of);
-  demand(digits.size() == 64 && digits.find_first_not_of("0123456789abcdef") == std::string::npos, "the sha256 of " + of + " is none");
+  demand(digits.size() == 64 && digits.find_first_not_of("0123456789abcdef") == std::string::npos,
+         "the sha256 of " + of + " is none");
   return digits;
 }
 
 const std::string& file_name(const std::string& name) {
   const std::string within = "/" + name + "/";
-  const bool inside = !name.empty() && name[0] != '/' && within.find("/../") == std::string::npos && name.find('\0') == std::string::npos;
+  const bool inside =
+      !name.empty() && name[0] != '/' && within.find("/../") == std::string::npos && name.find('\0') == std::string::npos;
   demand(inside, "it names a file outside the bundle");
   return name;
 }
@@ -69,7 +72,8 @@ size_t position_axis(const std::string& axes) {
   return 1;
 }
 
-Buffer buffer(const std::string& name, const std::string& dtype, const std::vector<int64_t>& shape, size_t row_axis, int64_t capacity) {
+Buffer buffer(const std::string& name, const std::string& dtype, const std::vector<int64_t>& shape, size_t row_axis,
+              int64_t capacity) {
   Buffer out = {name, dtype, shape, element_bytes(dtype), 1, element_bytes(dtype)};
   const bool scale = is_scale(name);
   demand(scale ? shape.size() == 3 || shape.size() == 4 : shape.size() == 4, name + " has a wrong number of dimensions");
@@ -133,15 +137,18 @@ void read_cache(const Json& cache, const Manifest& manifest, Artifact& artifact)
   demand(bytes + artifact.static_scale_bytes == artifact.cache_bytes, "the bytes of the cache are not those of its buffers");
 }
 
-// Inputs and outputs are exactly the buffers, and each output succeeds the input that it is named after: two layers' caches cannot
-// be swapped unseen.
-void read_aliases(const Json& entry, const std::map<std::string, const Json*>& inputs, const std::map<std::string, const Json*>& outputs,
-                  Artifact& artifact) {
-  auto matches = [](const Json& port, const Buffer& b) { return text(port, "dtype") == b.dtype && sizes(port.at("shape")) == b.shape; };
+// Inputs and outputs are exactly the buffers, and each output succeeds the input that it is named after: two layers' caches
+// cannot be swapped unseen.
+void read_aliases(const Json& entry, const std::map<std::string, const Json*>& inputs,
+                  const std::map<std::string, const Json*>& outputs, Artifact& artifact) {
+  auto matches = [](const Json& port, const Buffer& b) {
+    return text(port, "dtype") == b.dtype && sizes(port.at("shape")) == b.shape;
+  };
   std::map<std::string, size_t> places;
   for (size_t i = 0; i < artifact.buffers.size(); i++) {
     const auto input = inputs.find(artifact.buffers[i].name);
-    demand(input != inputs.end() && matches(*input->second, artifact.buffers[i]), "the program does not take the cache's buffers as they are");
+    demand(input != inputs.end() && matches(*input->second, artifact.buffers[i]),
+           "the program does not take the cache's buffers as they are");
     places[artifact.buffers[i].name] = i;
   }
   demand(inputs.size() == places.size(), "the program takes inputs that are no buffers of the cache");
@@ -153,12 +160,14 @@ void read_aliases(const Json& entry, const std::map<std::string, const Json*>& i
     const auto place = places.find(source);
     const auto port = outputs.find(output);
     demand(place != places.end(), "the manifest binds " + output + " to " + source + ", which is no buffer of the cache");
-    demand(port != outputs.end() && matches(*port->second, artifact.buffers[place->second]), output + " is no output like " + source);
+    demand(port != outputs.end() && matches(*port->second, artifact.buffers[place->second]),
+           output + " is no output like " + source);
     demand(output == source + ".out" || output == source + ".out_again", output + " does not succeed " + source);
     if (output == source + ".out") updated[place->second] = true;
     artifact.aliases.emplace_back(output, place->second);
   }
-  demand(std::find(updated.begin(), updated.end(), false) == updated.end(), "the program does not update every buffer of the cache");
+  demand(std::find(updated.begin(), updated.end(), false) == updated.end(),
+         "the program does not update every buffer of the cache");
 }
 
 void read_entry_point(const Json& entry, const Manifest& manifest, bool first, Artifact& artifact) {
@@ -180,9 +189,11 @@ void read_entry_point(const Json& entry, const Manifest& manifest, bool first, A
     std::set<std::string> kept, names;
     for (const Json& state : states.items) kept.insert(state.string("a state"));
     for (const Buffer& b : artifact.buffers) names.insert(b.name);
-    demand(kept == names && entry.at("aliases").object("aliases").keys.empty(), "the program does not keep every buffer in a state");
+    demand(kept == names && entry.at("aliases").object("aliases").keys.empty(),
+           "the program does not keep every buffer in a state");
     const Json& arena = entry.at("arena_bytes");
-    demand(arena.is_null() || arena.integer("arena_bytes") >= artifact.cache_bytes, "the cache does not fit what the program reserves");
+    demand(arena.is_null() || arena.integer("arena_bytes") >= artifact.cache_bytes,
+           "the cache does not fit what the program reserves");
     return;
   }
   Artifact checked = artifact;
@@ -219,7 +230,8 @@ void read_text(const Json& json, Manifest& manifest) {
   }
   for (const Json& id : part.at("end_tokens").array("end_tokens").items) {
     manifest.end_tokens.push_back(id.integer("an end token"));
-    demand(manifest.end_tokens.back() >= 0 && manifest.end_tokens.back() < manifest.token_count, "an end token is no token of the model");
+    demand(manifest.end_tokens.back() >= 0 && manifest.end_tokens.back() < manifest.token_count,
+           "an end token is no token of the model");
   }
   const Json& chat = part.at("chat_template");
   if (!chat.is_null()) manifest.chat_template = quoted(chat.string("chat_template"));
@@ -263,7 +275,8 @@ Manifest read(const Json& json) {
 
 Manifest read_manifest(const std::string& folder) {
   if (!exists(folder)) throw Error(folder + " does not exist");
-  if (!exists(folder + "/" + kName)) throw Error(folder + " is not a bundle: it has no " + kName + "; edgeqkv export writes one");
+  if (!exists(folder + "/" + kName))
+    throw Error(folder + " is not a bundle: it has no " + kName + "; edgeqkv export writes one");
   const Bytes bytes = read_file(file_in_bundle(folder, kName), kMostBytes);
   try {
     return read(parse_json({bytes.data.get(), bytes.size}));
@@ -277,7 +290,8 @@ std::vector<const Artifact*> matching_artifacts(const Manifest& manifest, const 
   std::vector<const Artifact*> found;
   std::string have;
   for (const Artifact& artifact : manifest.artifacts) {
-    if ((runtime.empty() || runtime == artifact.runtime) && (kernel.empty() || kernel == artifact.kernel)) found.push_back(&artifact);
+    if ((runtime.empty() || runtime == artifact.runtime) && (kernel.empty() || kernel == artifact.kernel))
+      found.push_back(&artifact);
     have += (have.empty() ? "" : ", ") + artifact.runtime + " (" + artifact.kernel + " kernel)";
   }
   if (found.empty())

@@ -8,8 +8,8 @@
 
 namespace edgeqkv {
 
-// A buffer that is kept between steps. Along its axis of positions it is [outer, capacity, inner]: for each of `outer` the filled
-// rows lie side by side, `inner_bytes` each.
+// A buffer that is kept between steps. Along its axis of positions it is [outer, capacity, inner]: for each of `outer` the
+// filled rows lie side by side, `inner_bytes` each.
 struct Buffer {
   std::string name, dtype;  // "float32", "float16" or "int8"
   std::vector<int64_t> shape;

@@ -26,7 +26,8 @@ struct Runtime {
 };
 
 Runtime load(const std::string& library) {
-  // ONNX Runtime reads this when it is loaded; afterwards it has written its files already (see edgeqkv.h). An app's own choice stays.
+  // ONNX Runtime reads this when it is loaded; afterwards it has written its files already (see edgeqkv.h). An app's own choice
+  // stays.
   static std::once_flag quiet;
   std::call_once(quiet, [] { ::setenv("ORT_DISABLE_TELEMETRY", "1", /*overwrite=*/0); });
 #if defined(__APPLE__)
@@ -107,9 +108,7 @@ class OnnxModel : public Model {
 // What a run reads and writes, bound by name.
 class Binding {
  public:
-  explicit Binding(const OnnxModel& model) : model_(model) {
-    must(api().CreateIoBinding()(model.session(), &binding_));
-  }
+  explicit Binding(const OnnxModel& model) : model_(model) { must(api().CreateIoBinding()(model.session(), &binding_)); }
   ~Binding() {
     if (binding_) api().ReleaseIoBinding()(binding_);
     for (OrtValue* value : values_)
@@ -121,7 +120,7 @@ class Binding {
   OrtValue* tensor(const void* data, size_t bytes, const std::vector<int64_t>& shape, const std::string& dtype) {
     values_.push_back(nullptr);
     must(api().CreateTensorWithDataAsOrtValue()(model_.memory(), const_cast<void*>(data), bytes, shape.data(), shape.size(),
-                                               element_type(dtype), &values_.back()));
+                                                element_type(dtype), &values_.back()));
     return values_.back();
   }
   void input(const std::string& name, const OrtValue* value) { must(api().BindInput()(binding_, name.c_str(), value)); }

@@ -25,7 +25,11 @@ std::unique_ptr<Model> open_model(const Manifest& manifest, const Artifact& arti
   for (const auto& [name, sha256] : artifact.files) file_in_bundle(folder, name);
   const std::string file = file_in_bundle(folder, artifact.files[0].first);
   if (artifact.runtime == "onnx") return open_onnx(manifest, artifact, file, options.threads, options.onnxruntime_library);
-  if (artifact.runtime == "executorch") return open_executorch(manifest, artifact, file, options.threads, options.executorch_library);
+  if (artifact.runtime == "executorch" && manifest.format == 3)
+    throw Error(file + " was exported by an edgeqkv before 0.2, whose attention operator took other arguments; export the bundle" +
+                " again");
+  if (artifact.runtime == "executorch")
+    return open_executorch(manifest, artifact, file, options.threads, options.executorch_library);
   throw Error("libedgeqkv has no engine for the runtime '" + artifact.runtime + "'", kMissing);
 }
 
@@ -79,7 +83,8 @@ Session::Turn::Turn(Session& session) : session_(session) {
 }
 
 Session::Session(std::shared_ptr<const Bundle> bundle)
-    : bundle_(std::move(bundle)), logits_(zeros<float>(size_t(bundle_->manifest.vocab_size))),
+    : bundle_(std::move(bundle)),
+      logits_(zeros<float>(size_t(bundle_->manifest.vocab_size))),
       context_(bundle_->model->new_context(logits_.get())) {
   tokens_.reserve(size_t(bundle_->manifest.capacity));
 }
@@ -94,7 +99,8 @@ void Session::check_ids(const int64_t* ids, size_t n) const {
   if (n == 0) throw Error("give at least one token id");
   for (size_t i = 0; i < n; i++)
     if (ids[i] < 0 || ids[i] >= known)
-      throw Error("token id " + std::to_string(ids[i]) + " is out of range: this model knows 0 to " + std::to_string(known - 1));
+      throw Error("token id " + std::to_string(ids[i]) + " is out of range: this model knows 0 to " +
+                  std::to_string(known - 1));
 }
 
 void Session::check_room(size_t n, size_t filled) const {
@@ -141,7 +147,8 @@ void Session::feed(const int64_t* ids, size_t n) {
 
 void Session::rewind(int64_t depth) {
   if (depth < 0 || size_t(depth) > tokens_.size())
-    throw Error("cannot rewind to depth " + std::to_string(depth) + ": " + std::to_string(tokens_.size()) + " positions are filled");
+    throw Error("cannot rewind to depth " + std::to_string(depth) + ": " + std::to_string(tokens_.size()) +
+                " positions are filled");
   if (size_t(depth) < tokens_.size()) has_logits_ = false;
   set_depth(size_t(depth));
 }
@@ -156,7 +163,8 @@ void Session::skip(int64_t n) {
   set_depth(tokens_.size() + size_t(n));
 }
 
-Stop Session::generate(const int64_t* ids, size_t n, const Generation& generation, const std::function<bool(int64_t)>& on_token) {
+Stop Session::generate(const int64_t* ids, size_t n, const Generation& generation,
+                       const std::function<bool(int64_t)>& on_token) {
   Sampler sampler(generation.sampling);
   if (generation.limit < 0) throw Error("a limit is a number of tokens, or 0 for none");
   if (n == 0 && !has_logits_) throw Error("give at least one token id: the session has no logits to go on from");

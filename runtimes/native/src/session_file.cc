@@ -25,14 +25,14 @@ std::string header(const Manifest& manifest, const Artifact& artifact, size_t de
   for (const Buffer& b : artifact.buffers) {
     std::string shape;
     for (const int64_t size : b.shape) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
-    buffers += (buffers.empty() ? "" : ", ") + ("{\"name\": " + quoted(b.name)) + ", \"dtype\": " + quoted(b.dtype) + ", \"shape\": [" +
-               shape + "]}";
+    buffers += (buffers.empty() ? "" : ", ") + ("{\"name\": " + quoted(b.name)) + ", \"dtype\": " + quoted(b.dtype) +
+               ", \"shape\": [" + shape + "]}";
   }
   return "{\"checkpoint_sha256\": " + quoted(manifest.checkpoint_sha256) + ", \"runtime\": " + quoted(artifact.runtime) +
-         ", \"kernel\": " + quoted(artifact.kernel) + ", \"files\": {" + files + "}, \"vocab_size\": " +
-         std::to_string(manifest.vocab_size) + ", \"capacity\": " + std::to_string(manifest.capacity) + ", \"cache_dtype\": " +
-         quoted(artifact.cache_dtype) + ", \"buffers\": [" + buffers + "], \"depth\": " + std::to_string(depth) +
-         ", \"logits\": " + (logits ? "true" : "false") + "}";
+         ", \"kernel\": " + quoted(artifact.kernel) + ", \"files\": {" + files +
+         "}, \"vocab_size\": " + std::to_string(manifest.vocab_size) + ", \"capacity\": " + std::to_string(manifest.capacity) +
+         ", \"cache_dtype\": " + quoted(artifact.cache_dtype) + ", \"buffers\": [" + buffers +
+         "], \"depth\": " + std::to_string(depth) + ", \"logits\": " + (logits ? "true" : "false") + "}";
 }
 
 struct Header {
@@ -46,7 +46,8 @@ Header read_header(const Json& json, const Manifest& manifest, const Artifact& a
   if (json.object("the header").keys.size() != 10) throw Error("its header has other fields than this version knows");
   auto same = [](const std::string& found, const std::string& expected, const char* what) {
     if (found != expected)
-      throw Error(std::string("it was saved with another ") + what + ": '" + found + "', and this session has '" + expected + "'");
+      throw Error(std::string("it was saved with another ") + what + ": '" + found + "', and this session has '" + expected +
+                  "'");
   };
   auto text = [&](const char* field, const std::string& expected, const char* what) {
     same(json.at(field).string(field), expected, what);
@@ -83,17 +84,20 @@ Header read_header(const Json& json, const Manifest& manifest, const Artifact& a
   std::vector<size_t> sorted = header.order;
   std::sort(sorted.begin(), sorted.end());
   for (size_t i = 0; i < artifact.buffers.size(); i++)
-    if (sorted.size() != artifact.buffers.size() || sorted[i] != i) throw Error("it does not hold every buffer of the cache once");
+    if (sorted.size() != artifact.buffers.size() || sorted[i] != i)
+      throw Error("it does not hold every buffer of the cache once");
   const int64_t depth = json.at("depth").integer("depth");
   header.logits = json.at("logits").boolean("logits");
-  if (depth < 0 || depth > manifest.capacity) throw Error("its depth is " + std::to_string(depth) + ", which no cache of this bundle holds");
+  if (depth < 0 || depth > manifest.capacity)
+    throw Error("its depth is " + std::to_string(depth) + ", which no cache of this bundle holds");
   if (depth == 0 && header.logits) throw Error("it has logits and no tokens");
   header.depth = size_t(depth);
   return header;
 }
 
 size_t most_bytes(const Manifest& manifest, const Artifact& artifact) {
-  size_t bytes = kPrefix + kMostHeader + size_t(manifest.capacity) * sizeof(int32_t) + size_t(manifest.vocab_size) * sizeof(float);
+  size_t bytes =
+      kPrefix + kMostHeader + size_t(manifest.capacity) * sizeof(int32_t) + size_t(manifest.vocab_size) * sizeof(float);
   for (const Buffer& b : artifact.buffers) bytes += b.bytes;
   return bytes + kDigest;
 }
@@ -108,7 +112,8 @@ SessionFile read(Bytes bytes, const Manifest& manifest, const Artifact& artifact
   const Error truncated("it is truncated, or longer than it says");
   if (bytes.size < kPrefix || std::memcmp(data, kMagic, sizeof kMagic) != 0) throw Error("it is no session file");
   if (number(sizeof kMagic) != kVersion)
-    throw Error("its version is " + std::to_string(number(sizeof kMagic)) + ", and this library reads " + std::to_string(kVersion));
+    throw Error("its version is " + std::to_string(number(sizeof kMagic)) + ", and this library reads " +
+                std::to_string(kVersion));
   const size_t header_bytes = number(sizeof kMagic + sizeof(uint32_t));
   if (header_bytes > kMostHeader || kPrefix + header_bytes + kDigest > bytes.size) throw truncated;
   Sha256 sha256;
@@ -119,13 +124,15 @@ SessionFile read(Bytes bytes, const Manifest& manifest, const Artifact& artifact
 
   SessionFile file;
   size_t place = kPrefix + header_bytes;
-  const size_t token_bytes = header.depth * sizeof(int32_t), logit_bytes = header.logits ? size_t(manifest.vocab_size) * sizeof(float) : 0;
+  const size_t token_bytes = header.depth * sizeof(int32_t),
+               logit_bytes = header.logits ? size_t(manifest.vocab_size) * sizeof(float) : 0;
   size_t row_bytes = 0;
   for (const Buffer& b : artifact.buffers) row_bytes += b.outer * b.inner_bytes * header.depth;
   if (bytes.size != place + token_bytes + logit_bytes + row_bytes + kDigest) throw truncated;
   for (size_t i = 0; i < header.depth; i++) {
     file.tokens.push_back(int32_t(number(place + i * sizeof(int32_t))));
-    if (file.tokens.back() < 0 || file.tokens.back() >= manifest.token_count) throw Error("it holds a token that this model does not know");
+    if (file.tokens.back() < 0 || file.tokens.back() >= manifest.token_count)
+      throw Error("it holds a token that this model does not know");
   }
   place += token_bytes;
   file.logits.resize(logit_bytes / sizeof(float));
@@ -160,7 +167,8 @@ void write_session_file(const std::string& path, const Manifest& manifest, const
     put(ids.data(), ids.size() * sizeof(int32_t));
     if (logits) put(logits, size_t(manifest.vocab_size) * sizeof(float));
     for (size_t i = 0; i < artifact.buffers.size(); i++)
-      for_rows(artifact.buffers[i], 0, tokens.size(), [&](size_t place, size_t bytes) { put(context.buffer(i) + place, bytes); });
+      for_rows(artifact.buffers[i], 0, tokens.size(),
+               [&](size_t place, size_t bytes) { put(context.buffer(i) + place, bytes); });
     const Sha256::Digest digest = sha256.finish();
     append(digest.data(), digest.size());
   });

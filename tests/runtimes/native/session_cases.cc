@@ -1,6 +1,6 @@
-// Runs tests/session_cases.json, whose "about" explains its words, over libedgeqkv: without Python, so that it can be built with
-// sanitizers and for other processors. Then the same cases on several threads at once, each with sessions of its own, and two
-// threads on one session.
+// Runs tests/session_cases.json, whose "about" explains its words, over libedgeqkv: without Python, so that it can be built
+// with sanitizers and for other processors. Then the same cases on several threads at once, each with sessions of its own, and
+// two threads on one session.
 //
 //   session_cases BUNDLE RUNTIME KERNEL CASES.json FOLDER [LIBRARY]     FOLDER is for files, LIBRARY the runtime's
 #include <algorithm>
@@ -82,7 +82,8 @@ class Run {
         if (const Json* wanted = step.find("error"); wanted && wanted->text == kind_of(failed.code)) continue;
       }
       const auto place = &step - steps.items.data();
-      std::fprintf(stderr, "step %d (%s) is not as expected; error: %s\n", int(place) + 1, step.at("do").text.c_str(), found.c_str());
+      std::fprintf(stderr, "step %d (%s) is not as expected; error: %s\n", int(place) + 1, step.at("do").text.c_str(),
+                   found.c_str());
       return false;
     }
     return true;
@@ -235,7 +236,8 @@ class Run {
           continue;
         }
         auto end = known.end();
-        if (before) end = number(*before) < 0 ? end + number(*before) : std::find(known.begin(), end, known.at(size_t(number(*before))));
+        if (before)
+          end = number(*before) < 0 ? end + number(*before) : std::find(known.begin(), end, known.at(size_t(number(*before))));
         out.insert(out.end(), known.begin(), end);
       }
     }

@@ -7,18 +7,23 @@ import multiprocessing
 import numpy as np
 import pytest
 from conftest import tiny_config, tiny_weights
+from msgspec.structs import replace
 
 import edgeqkv
 from edgeqkv.bench.memory import memory_of_this_process
 from edgeqkv.bundle import read_bundle
-from edgeqkv.cache import cache_layout
+from edgeqkv.cache import cache_layout, position_axis
+from edgeqkv.config import Rotary, baseline
 from edgeqkv.export.onnx import write
 from edgeqkv.export.onnx.attention import attention_form
 from edgeqkv.export.onnx.graph import write_graphs
 from edgeqkv.export.onnx.verbs import OnnxVerbs
+from edgeqkv.model_folder import Model, write_model
 from edgeqkv.native import native_library
+from edgeqkv.presets import latent, mla, rotary
 from edgeqkv.runtimes.onnx.engine import OnnxEngine
 from edgeqkv.runtimes.onnx.target import LIBRARY
+from edgeqkv.text import Text
 
 VARIANTS = ["QKV", "Q-K=V", "Q=K=V", "GQA-2", "Q-GQA-2", "MQA", "Q-MQA"]
 
@@ -34,6 +39,43 @@ def test_real_cache_bytes_are_the_analytic_ones(variant, cache, tiny_model, tmp_
         assert session.cache_bytes == entry.bytes == cache_layout(config, 40, cache, scales).bytes
         buffers = session._engine._caches
         assert len({value.data_ptr() for value in buffers.values()}) == len(buffers) == len(entry.buffers)
+
+
+TURNED = Rotary(theta=1e4, dim=8, pairs="halves", scaling=None, value="turned")
+MLA = replace(mla(2, 64, 96, 320, rotary(1e4, 16), latent(4, 32, 64, 32, 16, 32)), n_positions=48)
+FAMILIES = {
+    "value before rotation": replace(tiny_config("Q-GQA-2"), positions=replace(TURNED, value="unturned")),
+    "turned key as value": replace(tiny_config("Q-MQA"), positions=TURNED),
+    "rotary GQA": replace(tiny_config("GQA-2"), positions=TURNED),
+    "MLA": MLA,
+    "MLA expanded": baseline(MLA),
+}
+
+
+@pytest.mark.parametrize("cache", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_real_cache_bytes_of_every_family_of_rows(family, cache, tmp_path):
+    """Rows with slices, of two widths, with one scale or two: the buffers are the manifest's; a step fills one row of each."""
+    config = FAMILIES[family]
+    write_model(tmp_path / "model", Model(config, tiny_weights(config), None, Text(), ""), "# tiny\n")
+    manifest = edgeqkv.export(tmp_path / "model", tmp_path / "bundle", cache=cache, capacity=40)
+    assert [artifact.kernel for artifact in manifest.artifacts] == ["fused", "stock"]
+    for artifact in manifest.artifacts:
+        session = edgeqkv.open(tmp_path / "bundle", kernel=artifact.kernel)
+        entry = artifact.cache
+        static = entry.scale_bytes if entry.scales == "static" else 0
+        buffers = {name: value.numpy() for name, value in session._engine._caches.items()}
+        assert {name: (str(array.dtype), array.shape) for name, array in buffers.items()} == {
+            buffer.name: (buffer.dtype, buffer.shape) for buffer in entry.buffers
+        }
+        assert sum(array.nbytes for array in buffers.values()) + static == entry.bytes == session.cache_bytes
+        session.prefill([1, 2, 3])
+        before = {name: array.copy() for name, array in buffers.items()}
+        session.step(4)
+        for name, array in buffers.items():
+            axis = position_axis(manifest.cache_layout(artifact), name)
+            changed = (array != before[name]).any(axis=tuple(i for i in range(array.ndim) if i != axis))
+            assert np.flatnonzero(changed).tolist() == [3], name
 
 
 @pytest.mark.parametrize("kernel", ["fused", "stock"])

@@ -43,17 +43,13 @@ def test_the_ids_and_bytes_of_the_session(variant, cache, kernel, tiny_model, tm
     assert said["memory"]["peak_rss"] > 0.99 * said["memory"]["rss"]  # two accounts of the kernel's, a page or two apart
 
 
-def edit(bundle, change):
-    data = json.loads((bundle / "edgeqkv.json").read_text())
-    change(data)
-    (bundle / "edgeqkv.json").write_text(json.dumps(data))
-
-
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["--ids", "1,300"], "token id 300 is out of range: this model knows 0 to 299"),
         (["--ids", "1,two"], "--ids takes whole numbers from 0, found 'two'"),
+        (["--ids", "1,+2"], "--ids takes whole numbers from 0, found '+2'"),
+        (["--ids", "1", "--threads", "100000"], "threads must be 0 (the runtime's choice) to 256, found 100000"),
         (["--ids", ",".join(["1"] * 49)], "49 more tokens do not fit: the cache holds 48 positions and 0 are filled"),
         (["--ids", "1", "--depth", "48"], "1 more tokens do not fit: the cache holds 48 positions and 48 are filled"),
         (["--ids", "1", "--kernel", "quick"], "holds nothing for the runtime 'any' with the kernel 'quick'"),
@@ -71,31 +67,30 @@ def test_what_it_refuses(arguments, reason, tiny_model, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda d: d.update(format=9), "expected format 3, found 9"),
-        (lambda d: d.pop("capacity"), "the field 'capacity' is missing"),
-        (lambda d: d["artifacts"][0].update(files={"../elsewhere/model.onnx": "0"}), "names a file outside the bundle"),
-        (lambda d: d["artifacts"][0].update(files={"/etc/passwd": "0"}), "names a file outside the bundle"),
-        (lambda d: d["artifacts"][0].update(prefill_chunk=0), "no prefill_chunk"),
-        (lambda d: d["artifacts"][0]["entry_points"][0]["aliases"].update({"cache.0.k.out": "nope"}), "which is no input"),
-    ],
-)
-def test_a_manifest_that_cannot_be_right(change, reason, tiny_model, tmp_path):
+def test_a_bundle_that_cannot_be_right(tiny_model, tmp_path):
+    # tests/runtimes/native/test_bundles.py has what the library refuses.
     edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle")
-    edit(tmp_path / "bundle", change)
+    (tmp_path / "bundle/edgeqkv.json").write_text('{"format": 9}')
     done = run(tmp_path / "bundle", "--ids", "1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert reason in done.stderr
+    assert "edgeqkv.json: expected format 3 or 4, found 9" in done.stderr
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"format": 3,}', '{"a": "\\uzzzz"}', "[" * 100, '{"format": 0x2}', "{}\0"])
-def test_a_manifest_that_is_no_json(text, tiny_model, tmp_path):
-    (tmp_path / "edgeqkv.json").write_text(text)
-    done = run(tmp_path, "--ids", "1")
-    assert done.returncode == 2
-    assert "edgeqkv.json: " in done.stderr
+def test_a_depth_is_made_of_rows_that_are_written(tiny_model, tmp_path):
+    # A page that was never written is the kernel's one page of zeros: it takes no memory and comes from the first cache.
+    edgeqkv.export(tiny_model("QKV", n_positions=65536), tmp_path / "bundle")
+    near, far = (json.loads(run(tmp_path / "bundle", "--ids", "1", "--tokens", 1, "--depth", d).stdout) for d in (0, 65000))
+    assert far["memory"]["rss"] - near["memory"]["rss"] > 0.9 * far["cache_bytes"] > 2**25
+
+
+def test_an_end_token_ends_the_text(tiny_model, tmp_path):
+    edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle")
+    arguments = tmp_path / "bundle", "--ids", "1,2,3", "--tokens", 12
+    free = json.loads(run(*arguments).stdout)["ids"]
+    manifest = json.loads((tmp_path / "bundle/edgeqkv.json").read_text())
+    manifest["text"]["end_tokens"] = [free[3]]
+    (tmp_path / "bundle/edgeqkv.json").write_text(json.dumps(manifest))
+    assert json.loads(run(*arguments).stdout)["ids"] == free[: free.index(free[3])]
 
 
 def test_a_runtime_that_is_not_there(tiny_model, tmp_path):
@@ -128,6 +123,41 @@ def test_the_worker_answers_as_the_one_in_python(tiny_model, tmp_path):
     assert memory["peak_rss"] > 0
     assert (too_deep["exit_code"], unknown["exit_code"]) == (2, 2)
     assert "do not fit" in too_deep["error"]
+
+
+def test_the_worker_refuses_what_cannot_be_and_goes_on(tiny_model, tmp_path):
+    bundle = tmp_path / "bundle"
+    edgeqkv.export(tiny_model("Q-K=V"), bundle)
+    load = {"do": "load", "bundle": str(bundle), "kernel": None, "threads": 1}
+    requests = [
+        {"do": "greedy", "ids": [1], "tokens": 2},
+        load,
+        {"do": "decode", "depth": 8, "steps": -1},
+        {"do": "decode", "depth": 1, "steps": 1},
+        {"do": "prefill", "depth": 46, "tokens": 8},
+        {"do": "decode", "depth": 40, "steps": 2},  # nobody has filled it
+        {"do": "greedy", "ids": [1], "tokens": 2},
+        load | {"bundle": str(tmp_path / "none")},
+        {"do": "greedy", "ids": [1], "tokens": 2},
+        load | {"threads": 2**32 + 1},
+        load | {"threads": 1000},
+        [],
+    ]
+    done = run("--worker", worker_input="".join(json.dumps(request) + "\n" for request in requests))
+    assert done.returncode == 0
+    early, _, steps, shallow, full, decoded, ids, none, gone, truncated, threads, no_object = map(
+        json.loads, done.stdout.splitlines()
+    )
+    assert early["error"] == gone["error"] == "no bundle is loaded"  # a load that fails leaves none, and not the one before
+    assert steps["error"] == "steps is -1, which it cannot be"
+    assert "from depth 2 on" in shallow["error"]
+    assert "do not fit" in full["error"]
+    assert len(decoded["seconds"]) == 2
+    assert len(ids["ids"]) == 2
+    assert "does not exist" in none["error"]
+    assert "threads is 4294967297" in truncated["error"]
+    assert "threads must be 0" in threads["error"]
+    assert "an object" in no_object["error"]
 
 
 def greedy(bundle, runner, *arguments):
