@@ -5,12 +5,17 @@
  *
  * Prints one line of JSON, seconds and bytes. EDGEQKV_ONNXRUNTIME and EDGEQKV_EXECUTORCH as in generate.c.
  */
+#define _POSIX_C_SOURCE 199309L /* clock_gettime */
 #include <edgeqkv.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-static double now(void) { return (double)clock() / CLOCKS_PER_SEC; } /* on one thread, processor time is what it takes */
+static double now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
 
 static void must(int32_t code) {
   if (!code) return;

@@ -1,6 +1,7 @@
 """Static scales of an int8 cache: the largest value that each channel takes over a text, divided by 127."""
 
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from edgeqkv.eager import EagerVerbs
 from edgeqkv.model_folder import Model
 
 CALIBRATION_TOKENS = 2048
+BATCH = 64  # windows that go through the model together, so that its weights are read as seldom as may be
 HEADROOM = 1.05  # a value that calibration did not meet is clipped; a little room costs a twentieth of a step
 
 
@@ -52,7 +54,9 @@ def cache_scales(model: Model, layout: CacheLayout, text: Path | None) -> dict[s
     """float32 [kv_heads * width] for each cache tensor. A model without a tokenizer is calibrated on random ids."""
     weights = _Tensors(model.weights)
     largest: dict[str, Tensor] = {}
-    for window in token_windows(model, "calibration", text, CALIBRATION_TOKENS, layout.capacity):
-        decoder(_Observer(model.config, weights, largest), model.config, torch.tensor([window]))
+    windows = token_windows(model, "calibration", text, CALIBRATION_TOKENS, layout.capacity)
+    for _, alike in groupby(windows, len):
+        for batch in torch.tensor(list(alike)).split(BATCH):
+            decoder(_Observer(model.config, weights, largest), model.config, batch)
     floor = torch.finfo(torch.float32).tiny
     return {name: (largest[name] * HEADROOM / 127).clamp_min(floor).numpy() for name in layout.names}

@@ -49,3 +49,20 @@ def test_calibration_text_that_cannot_be_used(text_model, tiny_model, tmp_path):
         edgeqkv.export(text_model, tmp_path / "b", calibration=tmp_path / "latin.txt")
     with pytest.raises(edgeqkv.EdgeQKVError, match="has no tokenizer"):
         edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "b", cache="int8", calibration=tmp_path / "latin.txt")
+
+
+def test_windows_go_through_together_and_give_the_scales_of_one_by_one(text_model, tmp_path, monkeypatch):
+    from edgeqkv.export import calibrate
+
+    text = tmp_path / "words.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog")
+    options = {"cache": "int8", "calibration": text, "capacity": 5}  # eight windows of 5 and one of 3
+    passes, decoder = [], calibrate.decoder
+    monkeypatch.setattr(calibrate, "decoder", lambda *arguments: passes.append(arguments[2].shape) or decoder(*arguments))
+    together = edgeqkv.export(text_model, tmp_path / "a", **options).artifacts[1].cache.static_scales
+    assert [tuple(shape) for shape in passes] == [(8, 5), (1, 3)]
+    monkeypatch.setattr(calibrate, "BATCH", 1)
+    apart = edgeqkv.export(text_model, tmp_path / "b", **options).artifacts[1].cache.static_scales
+    assert len(passes) == 2 + 9
+    for name, scale in together.items():
+        np.testing.assert_allclose(scale, apart[name], rtol=1e-5)
