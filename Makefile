@@ -10,6 +10,7 @@ STORY := --prompt "Once upon a time there was a little princess" --tokens 120 --
 
 NATIVE := $(shell find runtimes -name CMakeLists.txt -o -name '*.cc' -o -name '*.h')
 ORT_HEADERS := build/onnxruntime-headers
+OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 
 .PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 runner-aarch64 \
 	check-ort-api lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-attention \
@@ -65,8 +66,14 @@ demo: setup
 	@$(BIN)/edgeqkv bench $(MODELS:%=$(DEMO)/%) --kernels stock,fused --results $(DEMO)/results.jsonl
 	@$(BIN)/edgeqkv report $(DEMO)/results.jsonl --out $(DEMO)/report.html
 
-test: setup kernels kernels-sanitize
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+test: setup kernels kernels-sanitize $(OLDEST)
+	EDGEQKV_OLDEST_ONNXRUNTIME=$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+# The oldest ONNX Runtime that libedgeqkv runs on.
+$(OLDEST): | setup
+	@rm -rf build/onnxruntime-1.23.2 && mkdir -p build/onnxruntime-1.23.2
+	@$(BIN)/pip download --quiet --no-deps --only-binary=:all: --dest build/onnxruntime-1.23.2 onnxruntime==1.23.2
+	@cd build/onnxruntime-1.23.2 && ../../$(BIN)/python -m zipfile -e onnxruntime-*.whl . && rm onnxruntime-*.whl
 
 kernels kernels-sanitize:
 	@command -v cmake >/dev/null && command -v g++ >/dev/null \

@@ -55,9 +55,9 @@ int main(int argc, char** argv) {
 
   FILE* file = fopen(argv[3], "rb");
   fseek(file, 0, SEEK_END);
-  printf("{\"variant\": \"%s\", \"cache\": \"%s\", \"depth\": %zu, \"file_bytes\": %ld, ", info.variant, info.cache_dtype, depth,
-         ftell(file));
-  printf("\"prefill_s\": %.4f, \"save_s\": %.4f, \"restore_s\": %.4f, \"fork_s\": %.4f}\n", times[1] - times[0],
+  printf("{\"variant\": \"%s\", \"cache\": \"%s\", \"depth\": %zu, \"file_bytes\": %ld, ", info.variant, info.cache_dtype,
+         depth, ftell(file));
+  printf("\"prefill_s\": %.6f, \"save_s\": %.6f, \"restore_s\": %.6f, \"fork_s\": %.6f}\n", times[1] - times[0],
          times[2] - times[1], times[3] - times[2], times[4] - times[3]);
   fclose(file);
   free(ids);

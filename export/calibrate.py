@@ -55,8 +55,10 @@ def cache_scales(model: Model, layout: CacheLayout, text: Path | None) -> dict[s
     weights = _Tensors(model.weights)
     largest: dict[str, Tensor] = {}
     windows = token_windows(model, "calibration", text, CALIBRATION_TOKENS, layout.capacity)
-    for _, alike in groupby(windows, len):
-        for batch in torch.tensor(list(alike)).split(BATCH):
+    for _, group in groupby(windows, len):
+        alike = list(group)
+        for start in range(0, len(alike), BATCH):
+            batch = torch.tensor(alike[start : start + BATCH])
             decoder(_Observer(model.config, weights, largest), model.config, batch)
     floor = torch.finfo(torch.float32).tiny
     return {name: (largest[name] * HEADROOM / 127).clamp_min(floor).numpy() for name in layout.names}

@@ -303,7 +303,7 @@ def random_example(config: ModelConfig, seed: int) -> tuple[Model, list[int], Ea
     return model, ids, eager, whole
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=configurations(ANY), seed=st.integers(0, 99), chunk=st.integers(1, 9), pieces=cuts(ANY.positions))
 def test_eager_and_onnx_agree(tmp_path, config, seed, chunk, pieces):
     model, ids, eager, whole = random_example(config, seed)
@@ -318,12 +318,14 @@ def test_eager_and_onnx_agree(tmp_path, config, seed, chunk, pieces):
 
 
 @pytest.mark.filterwarnings("ignore:Core ML needs macOS")
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=configurations(COREML), seed=st.integers(0, 99), chunk=st.integers(2, 9), pieces=cuts(COREML.positions))
 def test_eager_and_coreml_agree(tmp_path, config, seed, chunk, pieces):
+    """fp16 rounds by size, so that the bound is for logits of standard deviation 1, and grows with theirs."""
     model, ids, _, whole = random_example(config, seed)
+    bound = COREML_TOLERANCE * max(1.0, float(whole[:, : config.token_count].std()))
     with exported(model, tmp_path, targets=["coreml"], weights="fp16", cache="fp16", prefill_chunk=chunk) as bundle:
-        assert_agree(edgeqkv.open(bundle, "coreml"), ids, pieces, whole, COREML_TOLERANCE, rtol=0)
+        assert_agree(edgeqkv.open(bundle, "coreml"), ids, pieces, whole, bound, rtol=0)
 
 
 def whole_config(attention: SharedAttention | LatentAttention, positions: Learned | Rotary, **changes: Any) -> ModelConfig:

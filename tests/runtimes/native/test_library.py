@@ -14,10 +14,11 @@ from filelock import FileLock
 
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.native import native_file
-from edgeqkv.runtimes.native.engine import NativeBundle, NativeSession
+from edgeqkv.runtimes.native.engine import Libraries, NativeBundle, NativeSession
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
+AARCH64 = ROOT / "build/runner-aarch64"
 HEADER = ROOT / "runtimes/native/include/edgeqkv.h"
 STRICT = ["-pedantic", "-Wall", "-Wextra", "-Werror"]
 
@@ -111,6 +112,14 @@ def test_generate_in_c(tmp_path, flags, shipped, libraries, environment):
         [tmp_path / "generate", tmp_path, "x"], capture_output=True, text=True, env=environment, check=False
     )
     assert (failed.returncode, "is not a bundle" in failed.stderr) == (2, True)
+
+
+def test_resume_in_c(tmp_path, flags, shipped, environment):
+    run("cc", "-std=c99", *STRICT, EXAMPLES / "resume.c", *flags, "-o", tmp_path / "resume")
+    said = json.loads(run(tmp_path / "resume", shipped, 100, tmp_path / "one.session", env=environment))
+    assert (said["variant"], said["cache"], said["depth"]) == ("Q-MQA", "int8", 100)
+    assert said["file_bytes"] == (tmp_path / "one.session").stat().st_size
+    assert 0 < said["fork_s"] < said["prefill_s"]
 
 
 def test_chat_in_cpp(tmp_path, flags, shipped, environment):
@@ -296,3 +305,32 @@ def test_the_rules_of_sessions_under_sanitizers(sanitizer, golden_bundle, librar
     cases = ROOT / "tests/session_cases.json"
     said = run(build / "native/session_cases", golden_bundle(), "onnx", "fused", cases, tmp_path, libraries.onnxruntime)
     assert said.endswith(" 0 failed\n")
+
+
+@pytest.mark.skipif(
+    not ((AARCH64 / "native/session_cases").is_file() and shutil.which("qemu-aarch64")),
+    reason="needs the programs for arm64 (make runner-aarch64) and Debian's qemu-user",
+)
+@pytest.mark.parametrize("runtime", ["onnx", "executorch"])
+def test_the_rules_of_sessions_on_aarch64(runtime, golden_bundle, executorch_bundle, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    bundle = golden_bundle() if runtime == "onnx" else executorch_bundle("q_mqa")
+    library = {"onnx": AARCH64 / "root/libonnxruntime.so", "executorch": AARCH64 / "executorch/libedgeqkv_executorch.so"}[
+        runtime
+    ]
+    emulated = ["qemu-aarch64", "-L", AARCH64 / "root", AARCH64 / "native/session_cases"]
+    cases = ROOT / "tests/session_cases.json"
+    environment = os.environ | {"QEMU_CPU": "neoverse-n1"}
+    assert run(*emulated, bundle, runtime, "fused", cases, tmp_path, library, env=environment).endswith(" 0 failed\n")
+
+
+@pytest.mark.skipif(
+    "EDGEQKV_OLDEST_ONNXRUNTIME" not in os.environ, reason="EDGEQKV_OLDEST_ONNXRUNTIME names libonnxruntime.so 1.23"
+)
+def test_the_oldest_runtime(golden_bundle, libraries):
+    oldest = Libraries(libraries.edgeqkv, Path(os.environ["EDGEQKV_OLDEST_ONNXRUNTIME"]))
+    sessions = [NativeSession(NativeBundle(golden_bundle(), each, "onnx", "fused", 1)) for each in (oldest, libraries)]
+    assert sessions[0].runtime_version.startswith("1.23.")
+    old, new = (list(session.generate([1, 2, 3], limit=20)) for session in sessions)
+    assert old == new

@@ -132,10 +132,10 @@ def test_the_worker_refuses_what_cannot_be_and_goes_on(tiny_model, tmp_path):
     requests = [
         {"do": "greedy", "ids": [1], "tokens": 2},
         load,
-        {"do": "decode", "depth": 8, "steps": -1},
-        {"do": "decode", "depth": 1, "steps": 1},
+        {"do": "decode", "depth": 8, "warm_up": 2, "steps": -1},
+        {"do": "decode", "depth": 1, "warm_up": 2, "steps": 1},
         {"do": "prefill", "depth": 46, "tokens": 8},
-        {"do": "decode", "depth": 40, "steps": 2},  # nobody has filled it
+        {"do": "decode", "depth": 40, "warm_up": 2, "steps": 2},  # nobody has filled it
         {"do": "greedy", "ids": [1], "tokens": 2},
         load | {"bundle": str(tmp_path / "none")},
         {"do": "greedy", "ids": [1], "tokens": 2},
