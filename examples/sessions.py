@@ -1,4 +1,4 @@
-"""Sessions from Python: python examples/sessions.py BUNDLE "A prompt". A bundle with a tokenizer, as edgeqkv export writes it."""
+"""Sessions from Python: python examples/sessions.py BUNDLE "A prompt", with a bundle that has a tokenizer."""
 
 import sys
 import tempfile
