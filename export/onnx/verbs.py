@@ -13,6 +13,7 @@ output    NAME.out for each of the cache's inputs, to be bound to the memory of 
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 import onnx_ir as ir
@@ -51,6 +52,8 @@ class OnnxVerbs(GraphBuilder):
         self.tokens = self.op("Shape", self.ids)
         self.total = self.op("Add", self.position, self.tokens)
         self.attention = ATTEND[attention](self)
+        # A matrix's scales are written right after its values: one result is kept, so that none is computed twice.
+        self.quantized = lru_cache(maxsize=1)(self._quantize)
 
     # -- weights --------------------------------------------------------------------------------------------------
 
@@ -61,8 +64,11 @@ class OnnxVerbs(GraphBuilder):
         """Values uint8 [rows, blocks, block] and scales [rows, blocks] of a quantised matrix."""
         rows, columns = self.shapes[name]
         blocks = columns // form.block
-        values = self.lazy(f"{name}.int8", "uint8", (rows, blocks, form.block), lambda: form.quantize(self.weights[name])[0])
-        return values, self.lazy(f"{name}.scales", "float32", (rows, blocks), lambda: form.quantize(self.weights[name])[1])
+        values = self.lazy(f"{name}.int8", "uint8", (rows, blocks, form.block), lambda: self.quantized(name, form)[0])
+        return values, self.lazy(f"{name}.scales", "float32", (rows, blocks), lambda: self.quantized(name, form)[1])
+
+    def _quantize(self, name: str, form: BlockInt8 | RowInt8) -> tuple[np.ndarray, np.ndarray]:
+        return form.quantize(self.weights[name])
 
     def form(self, name: str) -> WeightFormat:
         return self.formats(name, self.shapes[name])
@@ -126,8 +132,8 @@ class OnnxVerbs(GraphBuilder):
         name = f"{name}.weight"
         form, (_, rows, columns) = self.form(name), self.shapes[name]
         if isinstance(form, RowInt8):
-            values = self.lazy(f"{name}.int8", "int8", self.shapes[name], lambda: form.quantize(self.weights[name])[0])
-            scales = self.lazy(f"{name}.scales", "float32", (n_head, rows, 1), lambda: form.quantize(self.weights[name])[1])
+            values = self.lazy(f"{name}.int8", "int8", self.shapes[name], lambda: self.quantized(name, form)[0])
+            scales = self.lazy(f"{name}.scales", "float32", (n_head, rows, 1), lambda: self.quantized(name, form)[1])
             return self.op(HEAD_LINEAR, x, values, scales, domain=OURS)
         matrix = self.lazy(
             f"{name}.transposed",

@@ -11,6 +11,7 @@ from edgeqkv.engine import Engine
 from edgeqkv.errors import EdgeQKVError, MissingPackage, require
 from edgeqkv.manifest import Artifact, Executor, Manifest
 from edgeqkv.native import native_file, native_library
+from edgeqkv.runtimes.operator import WIDEST_ROW, operator_takes
 from edgeqkv.targets import Demand, Progress, Request, Target
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ LIBRARY = "runtimes/executorch/libedgeqkv_executorch"
 LINKED = ("", "_kernels_optimized", "_kernels_quantized", "_backend_xnnpack", "_threadpool")
 ATTENTION, HEAD_LINEAR = "edgeqkv::cached_attention.out", "edgeqkv::head_linear.out"
 STOCK_OPERATORS = ("llama::custom_sdpa.out", "llama::update_cache.out")
-WIDEST_ROW = 2048  # channels, in multiples of 8: runtimes/kernels/include/edgeqkv_attention.h
 
 
 class Executorch(Target):
@@ -50,7 +50,7 @@ class Executorch(Target):
         check_capacity(config, request.capacity)
         if request.kernel == "stock":
             _check_stock(config.row, request)
-        elif not _operator_takes(config.row):
+        elif not operator_takes(config.row):
             raise EdgeQKVError(
                 f"a {config.variant} model with {_sizes(config.row)}: our operator takes multiples of 8 up to {WIDEST_ROW}; "
                 "for ExecuTorch's own add --kernel stock"
@@ -151,11 +151,6 @@ def require_version() -> None:
         return  # its libraries come from elsewhere
     if found != VERSION:
         raise MissingPackage(f'executorch is {found} and edgeqkv needs {VERSION}: pip install "executorch=={VERSION}"')
-
-
-def _operator_takes(row: Row) -> bool:
-    sizes = (*row.widths.values(), row.key.width, row.value.start, row.value.width, row.scale_split)
-    return all(size % 8 == 0 for size in sizes) and max(row.widths.values()) <= WIDEST_ROW
 
 
 def _check_stock(row: Row, request: Request) -> None:

@@ -11,12 +11,12 @@ from edgeqkv.manifest import Artifact, Executor, Kernel, Manifest
 from edgeqkv.model_folder import Model
 from edgeqkv.native import native_library
 from edgeqkv.parameters import parameter_shapes
+from edgeqkv.runtimes.operator import operator_takes
 from edgeqkv.targets import Demand, Progress, Request, Target
 
 # The library of our operators, by its path in the package; what an artifact needs is the operators' names.
 LIBRARY = "runtimes/onnx/libedgeqkv_onnx"
 ATTENTION, HEAD_LINEAR = "edgeqkv::CachedAttention", "edgeqkv::HeadLinear"
-WIDEST_ROW = 2048  # channels, in multiples of 8: runtimes/kernels/include/edgeqkv_attention.h
 
 
 class Onnx(Target):
@@ -93,7 +93,4 @@ class Onnx(Target):
         return {"max_abs_logit": 1e-3, "greedy_identical": 1.0}
 
     def _kernels(self, config: ModelConfig) -> tuple[Kernel, ...]:
-        row = config.row
-        sizes = (*row.widths.values(), row.key.width, row.value.start, row.value.width, row.scale_split)
-        fits = all(size % 8 == 0 for size in sizes) and max(row.widths.values()) <= WIDEST_ROW
-        return ("fused", "stock") if fits else ("stock",)
+        return ("fused", "stock") if operator_takes(config.row) else ("stock",)
