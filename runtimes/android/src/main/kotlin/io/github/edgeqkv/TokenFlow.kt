@@ -1,0 +1,49 @@
+// The only file that needs kotlinx-coroutines-core.
+@file:JvmName("TokenFlows")
+
+package io.github.edgeqkv
+
+import kotlinx.coroutines.CoroutineDispatcher
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.NonCancellable
+import kotlinx.coroutines.channels.trySendBlocking
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.channelFlow
+import kotlinx.coroutines.launch
+import kotlinx.coroutines.withContext
+import kotlinx.coroutines.withTimeoutOrNull
+import kotlin.time.Duration.Companion.milliseconds
+
+/**
+ * [Session.generate] as a cold stream: each collection generates anew, on [dispatcher].
+ *
+ * Cancelling the collection stops the generation before its next token or piece of a prompt, and ends when it has stopped, so
+ * that the session is free again. A slow collector slows the generation. [EdgeQKVException] reaches the collector.
+ *
+ * @param onStopped called on [dispatcher] when a generation that had begun has stopped; not where it failed.
+ */
+@JvmOverloads
+public fun Session.tokenFlow(
+    ids: LongArray,
+    options: GenerateOptions = GenerateOptions.DEFAULT,
+    dispatcher: CoroutineDispatcher = Dispatchers.Default,
+    onStopped: (StopReason) -> Unit = {},
+): Flow<Token> = channelFlow {
+    val session = this@tokenFlow
+    val generation = launch(dispatcher) {
+        onStopped(session.generate(ids, options) { token -> trySendBlocking(token).isSuccess })
+    }
+    try {
+        generation.join()
+    } finally {
+        // Again and again: a cancel that comes before generate has begun is without effect.
+        withContext(NonCancellable) {
+            while (!generation.isCompleted) {
+                session.cancel()
+                withTimeoutOrNull(CANCEL_AGAIN) { generation.join() }
+            }
+        }
+    }
+}
+
+private val CANCEL_AGAIN = 10.milliseconds
