@@ -228,13 +228,17 @@ class Session:
         self._logits = None
 
     def _run(self, engine: Engine, tokens: list[int]) -> np.ndarray:
-        """Append in the artifact's chunks. After a failure the chunks that are done are held, and there are no logits."""
-        chunk, self._logits = self.artifact.prefill_chunk, None
+        """Append in the artifact's chunks. After a failure none of these tokens is held, and there are no logits."""
+        chunk, before, self._logits = self.artifact.prefill_chunk, self.depth, None
         logits = np.empty(0, np.float32)
-        for start in range(0, len(tokens), chunk):
-            piece = tokens[start : start + chunk]
-            logits = engine.run(np.array(piece, np.int64), self.depth)
-            self._tokens += piece
+        try:
+            for start in range(0, len(tokens), chunk):
+                piece = tokens[start : start + chunk]
+                logits = engine.run(np.array(piece, np.int64), self.depth)
+                self._tokens += piece
+        except BaseException:
+            self._forget(before)
+            raise
         self._logits = logits
         return logits.copy()
 

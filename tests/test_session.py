@@ -136,24 +136,27 @@ def test_no_ids_are_refused(session, call):
         getattr(session, call)([])
 
 
-def test_a_failure_part_way_keeps_the_chunks_that_are_done(session, monkeypatch):
+def test_a_failure_part_way_leaves_the_depth_as_it_was(session, monkeypatch):
     expected = session.prefill([1, 2, 3, 4])
-    session.reset()
+    session.rewind(3)
     engine, run = session._engine, session._engine.run
 
-    def fails_at_8(ids, position):
-        if position == 8:
+    def fails_after_7(ids, position):
+        if position >= 7:
             raise edgeqkv.CheckFailed("no")
         return run(ids, position)
 
-    monkeypatch.setattr(engine, "run", fails_at_8)
+    monkeypatch.setattr(engine, "run", fails_after_7)
     with pytest.raises(edgeqkv.CheckFailed):
-        session.prefill(range(1, 11))
-    assert (session.tokens, session.logits) == (tuple(range(1, 9)), None)
+        session.prefill(range(4, 11))
+    assert (session.tokens, session.logits) == ((1, 2, 3), None)
+    with pytest.raises(edgeqkv.CheckFailed):
+        session.feed([1, 2, *range(5, 15)])
+    assert (session.tokens, session.logits) == ((1, 2), None)
     with pytest.raises(edgeqkv.EdgeQKVError, match="there are no logits to go on from"):
         session.generate()
     monkeypatch.undo()
-    session.rewind(3)
+    session.step(3)
     np.testing.assert_allclose(session.step(4), expected, atol=1e-5)
 
 

@@ -19,6 +19,7 @@
 #include <initializer_list>
 
 #include "edgeqkv_operators.h"
+#include "stop.h"
 #include "threadpool.h"
 
 namespace edgeqkv::executorch {
@@ -134,6 +135,7 @@ bool attend(const Tensor* const t[kTensors], CachedAttentionAttributes node, con
 }
 
 void cached_attention_out(KernelRuntimeContext& context, Span<EValue*> arguments) {
+  if (stopped && *stopped) return context.fail(Error::InvalidState);
   const Tensor* tensors[kTensors] = {};
   if (arguments.size() <= kOut || !read_tensors(arguments, kTensors, tensors)) return context.fail(Error::InvalidArgument);
   int64_t integers[kScale - kIntegers] = {};

@@ -9,7 +9,8 @@
  *
  * Every function that can fail returns 0, or an exit code (1 computing failed, 2 the file is wrong, 3 the environment lacks
  * something) with one sentence in `error`, cut to `error_size` bytes and always ended by a zero. Nothing throws or aborts.
- * A session is for one thread at a time, and refuses a second (2); several sessions may run at once, on any threads.
+ * A session is for one thread at a time, and refuses a second (2), but for stop; several sessions may run at once, on any
+ * threads.
  */
 #ifndef EDGEQKV_EXECUTORCH_H
 #define EDGEQKV_EXECUTORCH_H
@@ -48,6 +49,10 @@ EDGEQKV_EXECUTORCH_API int32_t edgeqkv_executorch_open(const char* path, int32_t
 /* Appends ids[0 .. n), 1 <= n <= chunk, at `position`, which the caller counts; writes the logits of the last one. */
 EDGEQKV_EXECUTORCH_API int32_t edgeqkv_executorch_run(edgeqkv_executorch* session, const int64_t* ids, int32_t n,
                                                       int64_t position, float* logits, char* error, size_t error_size);
+
+/* From any thread, at any time: while `on` is not 0, a run ends with 1 at its next attention layer, in mid-token, or, where the
+ * attention is ExecuTorch's own or another library's, when it is through. Rows at and after its position are then undefined. */
+EDGEQKV_EXECUTORCH_API void edgeqkv_executorch_stop(edgeqkv_executorch* session, int32_t on);
 
 /* Where the session keeps the cache buffer `name` (the program's own name: cache_0_k, cache_0_k_scale, ...), to save and
  * restore its rows: `*bytes` at `*data`, laid out as the manifest says, until the session is closed. Not to be touched while it

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "edgeqkv_executorch.h"
+#include "stop.h"
 #include "threadpool.h"
 
 namespace edgeqkv::executorch {
@@ -157,6 +158,15 @@ class Turn {
   std::atomic<bool>& in_use_;
 };
 
+// Lets a run on this thread look at `flag`.
+class Watch {
+ public:
+  explicit Watch(const std::atomic<bool>& flag) { stopped = &flag; }
+  ~Watch() { stopped = nullptr; }
+  Watch(const Watch&) = delete;
+  Watch& operator=(const Watch&) = delete;
+};
+
 struct Planned {
   std::vector<Span<uint8_t>> spans;
   std::optional<HierarchicalAllocator> allocator;
@@ -197,8 +207,13 @@ class Session {
     check(method.set_input(EValue(Tensor(&position_.impl)), 1), kFailed);
     if (!one) check(method.set_input(EValue(Tensor(&count_.impl)), 2), kFailed);
     check(method.set_output_data_ptr(logits, size_t(info.vocab_size) * sizeof(float), 0), kFailed);
-    check(method.execute(), kFailed);
+    const Watch watch(stop_);
+    const Error error = method.execute();
+    if (error != Error::Ok && stop_) throw Failure{kFailed, "the run was stopped"};
+    check(error, kFailed);
   }
+
+  void stop(bool on) { stop_ = on; }
 
   void buffer(const char* name, void** data, size_t* bytes) {
     const Turn turn(in_use_);
@@ -328,7 +343,7 @@ class Session {
   }
 
   std::string path_;
-  std::atomic<bool> in_use_{false};
+  std::atomic<bool> in_use_{false}, stop_{false};
   std::optional<PoolUse> pool_;  // until the methods are gone
   std::optional<MmapDataLoader> loader_;
   std::optional<Program> program_;
@@ -386,6 +401,8 @@ int32_t edgeqkv_executorch_run(edgeqkv_executorch* session, const int64_t* ids, 
                                char* error, size_t error_size) {
   return edgeqkv::executorch::guarded(error, error_size, [&] { session->run(ids, n, position, logits); });
 }
+
+void edgeqkv_executorch_stop(edgeqkv_executorch* session, int32_t on) { session->stop(on != 0); }
 
 int32_t edgeqkv_executorch_buffer(edgeqkv_executorch* session, const char* name, void** data, size_t* bytes, char* error,
                                   size_t error_size) {

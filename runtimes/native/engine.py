@@ -287,7 +287,7 @@ class NativeSession:
         self._call("skip", ctypes.c_int64(count))
 
     def cancel(self) -> None:
-        """Stop what another thread is running on this session, before its next token or piece of a prompt."""
+        """End what another thread is running on this session, in mid-token; it raises, and the depth is as before its call."""
         self.bundle._library.edgeqkv_session_cancel(self._open)
 
     def close(self) -> None:

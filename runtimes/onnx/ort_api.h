@@ -44,6 +44,9 @@ constexpr int kRequired = 0, kOptional = 1;                           // OrtCust
   X(26, CreateCustomOpDomain, OrtStatus*(const char*, OrtCustomOpDomain**))                                           \
   X(27, CustomOpDomain_Add, OrtStatus*(OrtCustomOpDomain*, const CustomOp*))                                          \
   X(28, AddCustomOpDomain, OrtStatus*(OrtSessionOptions*, OrtCustomOpDomain*))                                        \
+  X(39, CreateRunOptions, OrtStatus*(OrtRunOptions**))                                                                \
+  X(46, RunOptionsSetTerminate, OrtStatus*(OrtRunOptions*))                                                           \
+  X(47, RunOptionsUnsetTerminate, OrtStatus*(OrtRunOptions*))                                                         \
   X(49, CreateTensorWithDataAsOrtValue,                                                                               \
     OrtStatus*(const OrtMemoryInfo*, void*, size_t, const int64_t*, size_t, int, OrtValue**))                         \
   X(51, GetTensorMutableData, OrtStatus*(OrtValue*, void**))                                                          \
@@ -60,6 +63,7 @@ constexpr int kRequired = 0, kOptional = 1;                           // OrtCust
   X(94, ReleaseMemoryInfo, void(OrtMemoryInfo*))                                                                      \
   X(95, ReleaseSession, void(OrtSession*))                                                                            \
   X(96, ReleaseValue, void(OrtValue*))                                                                                \
+  X(97, ReleaseRunOptions, void(OrtRunOptions*))                                                                      \
   X(99, ReleaseTensorTypeAndShapeInfo, void(OrtTensorTypeAndShapeInfo*))                                              \
   X(100, ReleaseSessionOptions, void(OrtSessionOptions*))                                                             \
   X(101, ReleaseCustomOpDomain, void(OrtCustomOpDomain*))                                                             \

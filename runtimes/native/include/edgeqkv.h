@@ -10,7 +10,8 @@
  *       fprintf(stderr, "%s\n", edgeqkv_error());
  *
  * Errors. Functions that return int32_t return EDGEQKV_SUCCESS (0) or one of the codes below, and then edgeqkv_error() is one
- * sentence that says what was wrong. A call that is refused changes nothing. Nothing throws, aborts or prints. NULL where a
+ * sentence that says what was wrong. A call that is refused changes nothing; one that fails part way leaves the depth as it was
+ * (edgeqkv_session_feed: that of the prefix that it kept) and no logits. Nothing throws, aborts or prints. NULL where a
  * pointer is needed is EDGEQKV_BAD_INPUT; NULL is fine where a comment says so, and for every *_close.
  *
  * Threads. A bundle may be used from any threads at once. A session is for one thread at a time: a call on a session that
@@ -61,7 +62,7 @@ enum {
   EDGEQKV_MISSING = 3,      /* the environment lacks something: a library, an operator, memory */
   EDGEQKV_CACHE_FULL = 4,   /* more tokens than the capacity holds */
   EDGEQKV_BUSY = 5,         /* another thread is using this session */
-  EDGEQKV_CANCELLED = 6     /* edgeqkv_session_cancel was called; the tokens that were already run are held */
+  EDGEQKV_CANCELLED = 6     /* edgeqkv_session_cancel was called; the depth is that before the call */
 };
 
 typedef struct edgeqkv_bundle edgeqkv_bundle;
@@ -162,8 +163,11 @@ EDGEQKV_EXPORT int32_t edgeqkv_session_rewind(edgeqkv_session* session, int64_t 
 /* Rewinds to depth 0. */
 EDGEQKV_EXPORT int32_t edgeqkv_session_reset(edgeqkv_session* session);
 
-/* Stops what another thread is running on this session before its next token or piece of a prompt: generate then stops with
- * EDGEQKV_STOP_CANCELLED, prefill and feed return EDGEQKV_CANCELLED. Without effect when nothing runs. */
+/* Stops what another thread is running on this session, in mid-token. prefill, feed and step return EDGEQKV_CANCELLED, and are
+ * then calls that failed part way; generate stops with EDGEQKV_STOP_CANCELLED, and the tokens that it fed before are held. ONNX
+ * Runtime notices before its next node; ExecuTorch at the next layer, or, with a stock kernel, after the piece of a prompt that
+ * is running. Without effect when nothing runs, and on the next call. Takes no lock and no memory, so that a signal handler may
+ * call it. */
 EDGEQKV_EXPORT void edgeqkv_session_cancel(edgeqkv_session* session);
 
 /* For measurements: counts `n` more positions as filled, with token 0 and rows of zeros, which are written and so become

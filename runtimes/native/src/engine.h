@@ -9,13 +9,15 @@
 
 namespace edgeqkv {
 
-// The cache of one session, and the way to run over it. For one thread at a time.
+// The cache of one session, and the way to run over it. For one thread at a time, but for stop.
 class Context {
  public:
   virtual ~Context() = default;
   // Appends ids[0 .. n), 1 <= n <= prefill_chunk, at `position`; writes the logits of the last one. The caller has checked that
   // they fit.
   virtual void run(const int64_t* ids, int64_t n, int64_t position) = 0;
+  // From any thread or signal handler: while `on`, a run ends with an Error as soon as the runtime looks.
+  virtual void stop(bool on) noexcept = 0;
   // The memory of the artifact's buffer `i`.
   virtual char* buffer(size_t i) = 0;
 };

@@ -23,6 +23,7 @@ struct Interface {
         version(library.function<decltype(edgeqkv_executorch_version)>("edgeqkv_executorch_version")),
         open(library.function<decltype(edgeqkv_executorch_open)>("edgeqkv_executorch_open")),
         run(library.function<decltype(edgeqkv_executorch_run)>("edgeqkv_executorch_run")),
+        stop(library.function<decltype(edgeqkv_executorch_stop)>("edgeqkv_executorch_stop")),
         buffer(library.function<decltype(edgeqkv_executorch_buffer)>("edgeqkv_executorch_buffer")),
         close(library.function<decltype(edgeqkv_executorch_close)>("edgeqkv_executorch_close")) {
   }
@@ -31,6 +32,7 @@ struct Interface {
   decltype(&edgeqkv_executorch_version) version;
   decltype(&edgeqkv_executorch_open) open;
   decltype(&edgeqkv_executorch_run) run;
+  decltype(&edgeqkv_executorch_stop) stop;
   decltype(&edgeqkv_executorch_buffer) buffer;
   decltype(&edgeqkv_executorch_close) close;
 };
@@ -109,15 +111,16 @@ class ExecutorchModel : public Model {
 class ExecutorchContext : public Context {
  public:
   ExecutorchContext(ExecutorchModel& model, float* logits)
-      : run_(model.interface().run), program_(model.program()), buffers_(model.buffers(program_.get())), logits_(logits) {}
+      : interface_(model.interface()), program_(model.program()), buffers_(model.buffers(program_.get())), logits_(logits) {}
 
   void run(const int64_t* ids, int64_t n, int64_t position) override {
-    call(run_, program_.get(), ids, int32_t(n), position, logits_);
+    call(interface_.run, program_.get(), ids, int32_t(n), position, logits_);
   }
+  void stop(bool on) noexcept override { interface_.stop(program_.get(), on); }
   char* buffer(size_t i) override { return buffers_[i]; }
 
  private:
-  decltype(&edgeqkv_executorch_run) run_;
+  const Interface& interface_;
   Program program_;
   std::vector<char*> buffers_;
   float* logits_;

@@ -125,8 +125,8 @@ class Binding {
   }
   void input(const std::string& name, const OrtValue* value) { must(api().BindInput()(binding_, name.c_str(), value)); }
   void output(const std::string& name, const OrtValue* value) { must(api().BindOutput()(binding_, name.c_str(), value)); }
-  void run(int64_t position) {
-    check(model_.runtime(), api().RunWithBinding()(model_.session(), nullptr, binding_),
+  void run(int64_t position, const OrtRunOptions* options) {
+    check(model_.runtime(), api().RunWithBinding()(model_.session(), options, binding_),
           "stopped at position " + std::to_string(position), kCheckFailed);
   }
 
@@ -139,9 +139,32 @@ class Binding {
   std::vector<OrtValue*> values_;
 };
 
+// How a context runs: until it is told to stop.
+class RunOptions {
+ public:
+  explicit RunOptions(const OnnxModel& model) : model_(model) {
+    check(model.runtime(), api().CreateRunOptions()(&options_), "has no options for a run", kMissing);
+  }
+  ~RunOptions() { api().ReleaseRunOptions()(options_); }
+  RunOptions(const RunOptions&) = delete;
+  RunOptions& operator=(const RunOptions&) = delete;
+
+  const OrtRunOptions* get() const { return options_; }
+  void terminate(bool on) noexcept {
+    OrtStatus* status = on ? api().RunOptionsSetTerminate()(options_) : api().RunOptionsUnsetTerminate()(options_);
+    if (status) api().ReleaseStatus()(status);  // never so far: it sets a flag
+  }
+
+ private:
+  const ort::Api& api() const { return model_.runtime().api; }
+
+  const OnnxModel& model_;
+  OrtRunOptions* options_ = nullptr;
+};
+
 class OnnxContext : public Context {
  public:
-  OnnxContext(const OnnxModel& model, float* logits) : model_(model), logits_(logits), decode_(model) {
+  OnnxContext(const OnnxModel& model, float* logits) : model_(model), logits_(logits), options_(model), decode_(model) {
     for (const Buffer& b : model.artifact().buffers) buffers_.push_back(zeros<char>(b.bytes));
     // Decoding binds once: the token, its position and the logits keep their place in memory from step to step.
     bind(decode_, &token_, 1);
@@ -151,13 +174,16 @@ class OnnxContext : public Context {
     position_ = position;
     if (n == 1) {
       token_ = *ids;
-      decode_.run(position);
+      decode_.run(position, options_.get());
     } else {
       Binding prefill(model_);
       bind(prefill, ids, n);
-      prefill.run(position);
+      prefill.run(position, options_.get());
     }
   }
+
+  // ONNX Runtime looks before each node of the graph.
+  void stop(bool on) noexcept override { options_.terminate(on); }
 
   char* buffer(size_t i) override { return buffers_[i].get(); }
 
@@ -180,6 +206,7 @@ class OnnxContext : public Context {
   int64_t token_ = 0, position_ = 0;
   float* logits_;
   std::vector<Zeros<char>> buffers_;
+  RunOptions options_;
   Binding decode_;
 };
 

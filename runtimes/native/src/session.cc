@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "error.h"
 #include "file.h"
@@ -82,6 +83,14 @@ Session::Turn::Turn(Session& session) : session_(session) {
     throw Error("the session is in use, by another thread or by the call that this one was made from", kBusy);
 }
 
+Session::Turn::~Turn() {
+  int state = kInUse;
+  if (session_.state_.compare_exchange_strong(state, kIdle)) return;
+  while (session_.state_ == kStopping) std::this_thread::yield();
+  session_.context_->stop(false);
+  session_.state_ = kIdle;
+}
+
 Session::Session(std::shared_ptr<const Bundle> bundle)
     : bundle_(std::move(bundle)),
       logits_(zeros<float>(size_t(bundle_->manifest.vocab_size))),
@@ -91,7 +100,9 @@ Session::Session(std::shared_ptr<const Bundle> bundle)
 
 void Session::cancel() {
   int running = kInUse;
-  state_.compare_exchange_strong(running, kInUseAndCancelled);
+  if (!state_.compare_exchange_strong(running, kStopping)) return;
+  context_->stop(true);
+  state_ = kStopped;
 }
 
 void Session::check_ids(const int64_t* ids, size_t n) const {
@@ -117,14 +128,21 @@ void Session::set_depth(size_t depth) {
 }
 
 void Session::append(const int64_t* ids, size_t n) {
+  const size_t before = tokens_.size();
   has_logits_ = false;
-  for (const int64_t* end = ids + n; ids < end;) {
-    if (state_ == kInUseAndCancelled) throw Error("the call was cancelled", kCancelled);
-    const int64_t chunk = std::min<int64_t>(bundle_->artifact.prefill_chunk, end - ids);
-    context_->run(ids, chunk, int64_t(tokens_.size()));
-    tokens_.insert(tokens_.end(), ids, ids + chunk);  // reserved, so that it cannot fail
-    set_depth(tokens_.size());
-    ids += chunk;
+  try {
+    for (const int64_t* end = ids + n; ids < end;) {
+      if (state_ != kInUse) throw Error("the call was cancelled", kCancelled);
+      const int64_t chunk = std::min<int64_t>(bundle_->artifact.prefill_chunk, end - ids);
+      context_->run(ids, chunk, int64_t(tokens_.size()));
+      tokens_.insert(tokens_.end(), ids, ids + chunk);  // reserved, so that it cannot fail
+      set_depth(tokens_.size());
+      ids += chunk;
+    }
+  } catch (...) {
+    set_depth(before);
+    if (state_ != kInUse) throw Error("the call was cancelled", kCancelled);  // which the runtime calls a failure
+    throw;
   }
   has_logits_ = true;
 }

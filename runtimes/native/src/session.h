@@ -50,7 +50,7 @@ class Session {
   const Bundle& bundle() const { return *bundle_; }
   const std::vector<int64_t>& tokens() const { return tokens_; }
   const float* logits() const { return has_logits_ ? logits_.get() : nullptr; }
-  // From any thread, at any time.
+  // From any thread, at any time; cancel from a signal handler too, so that it takes no lock.
   int64_t depth() const { return depth_.load(std::memory_order_relaxed); }
   void cancel();
 
@@ -68,7 +68,7 @@ class Session {
   class Turn {
    public:
     explicit Turn(Session& session);
-    ~Turn() { session_.state_ = kIdle; }
+    ~Turn();
     Turn(const Turn&) = delete;
     Turn& operator=(const Turn&) = delete;
 
@@ -77,12 +77,13 @@ class Session {
   };
 
  private:
-  enum State { kIdle, kInUse, kInUseAndCancelled };
+  // kStopping is between the other two: while the context is told to stop.
+  enum State { kIdle, kInUse, kStopping, kStopped };
 
   void check_ids(const int64_t* ids, size_t n) const;
   void check_room(size_t n, size_t filled) const;
   void set_depth(size_t depth);
-  // Runs checked ids in chunks.
+  // Runs checked ids in chunks; all of them, or none.
   void append(const int64_t* ids, size_t n);
 
   std::shared_ptr<const Bundle> bundle_;

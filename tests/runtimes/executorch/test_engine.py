@@ -214,6 +214,19 @@ def test_a_cache_of_fewer_bits_stays_close(executorch_bundle, name, bound):
     assert 0 < np.sqrt(np.mean((logits - golden.logits) ** 2)) <= bound * golden.logits.std()
 
 
+def test_a_run_is_stopped_and_the_next_is_not(executorch_bundle):
+    golden, session = load_golden("q_mqa"), opened(executorch_bundle, "q_mqa")
+    engine = session._engine
+    session.prefill(golden.ids[:-1])
+    engine._library.edgeqkv_executorch_stop(engine._session, 1)
+    for ids in (golden.ids[-1:], golden.ids[:3]):
+        with pytest.raises(edgeqkv.CheckFailed, match="the run was stopped"):
+            session.prefill(ids)
+        assert session.tokens == tuple(golden.ids[:-1])
+    engine._library.edgeqkv_executorch_stop(engine._session, 0)
+    assert np.abs(session.step(golden.ids[-1]) - golden.logits[-1]).max() <= 1e-4
+
+
 def test_cache_bytes_and_arenas_are_the_manifests(golden, executorch_bundle):
     name = golden.checkpoint.stem
     artifact = read_bundle(executorch_bundle(name)).artifacts[0]

@@ -14,7 +14,7 @@ from edgeqkv.errors import CheckFailed, EdgeQKVError
 from edgeqkv.runtimes.native.engine import _ON_TOKEN, NativeSession, _GenerateOptions, _ids, _pointer
 from edgeqkv.sampling import Sampler
 
-BUSY, STOP_LIMIT, STOP_FULL, STOP_CANCELLED = 5, 1, 3, 4
+BUSY, CANCELLED, STOP_LIMIT, STOP_FULL, STOP_CANCELLED = 5, 6, 1, 3, 4
 
 
 @pytest.fixture(params=["qkv fp32 stock", "qkv int8 fused", "q_mqa int8 fused", "q_gqa fp16 fused", "executorch"])
@@ -174,6 +174,39 @@ def test_another_thread_cancels_a_generation(bundle):
     assert session.depth == 3 + len(handed) - 1
     session.cancel()  # nothing runs, nothing happens
     session.step(handed[-1])
+
+
+@pytest.mark.parametrize("chunk", [384, 48])
+def test_another_thread_cancels_in_mid_token(chunk, write_tiny_model, tmp_path, open_native):
+    """A prompt of one piece, between which and the next nothing could be cancelled, and one of many: all of it or none is held."""
+    count = 384
+    model = write_tiny_model(tmp_path / "model", n_layer=8, d_model=512, n_head=8, d_mlp=2048, n_positions=400)
+    edgeqkv.export(model, tmp_path / "bundle", prefill_chunk=chunk)
+    bundle = open_native(tmp_path / "bundle", "onnx")
+    session, prompt, result = NativeSession(bundle), [i % 300 for i in range(count)], []
+    start = time.perf_counter()
+    whole = NativeSession(bundle).prefill(prompt)
+    full = time.perf_counter() - start
+    session.prefill([1, 2, 3])
+
+    def work():
+        ids = _ids(prompt)
+        result.append(bundle._library.edgeqkv_session_prefill(session._handle, _pointer(ids), ctypes.c_size_t(count), None))
+        result.append(time.perf_counter())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    time.sleep(full / 3)
+    session.cancel()
+    cancelled = time.perf_counter()
+    thread.join()
+    code, end = result
+    assert code == CANCELLED
+    assert end - cancelled < full / 2
+    assert session.tokens == [1, 2, 3]
+    assert session.logits is None
+    session.reset()
+    np.testing.assert_array_equal(session.prefill(prompt), whole)
 
 
 def test_threads_with_sessions_of_their_own(bundle):

@@ -114,12 +114,14 @@ public actor Session {
         }
     }
 
-    /// Appends in the artifact's chunks to the first `kept` tokens. After a failure the chunks that are done are held, and there are
-    /// no logits.
+    /// Appends in the artifact's chunks to the first `kept` tokens. After a failure those alone are held, and there are no logits.
     private func run(_ ids: [Int], after kept: Int) async throws -> [Float] {
         guard !running else { throw busy }
         running = true
-        defer { running = false }
+        defer {
+            if logits == nil { forget(after: kept) }
+            running = false
+        }
         forget(after: kept)
         let chunk = manifest.coreML.prefillChunk
         var last: [Float] = []

@@ -148,10 +148,10 @@ func kind(_ body: () async throws -> Void) async -> EdgeQKVError.Kind? {
     #expect(first.allSatisfy { $0 < 6 })
 }
 
-@Test func aFailurePartWayLeavesTheChunksThatAreDone() async throws {
+@Test func aFailurePartWayLeavesTheDepthAsItWas() async throws {
     let session = try session(CountingEngine(failsAt: 4))
     #expect(await kind { _ = try await session.prefill([0, 1, 2, 3, 4, 5]) } == .checkFailed)
-    #expect(await session.tokens == [0, 1, 2, 3])
+    #expect(await session.tokens == [])
     #expect(await session.logits == nil)
 }
 
