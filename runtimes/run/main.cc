@@ -1,5 +1,7 @@
 // edgeqkv-run: a bundle without Python in the process, over libedgeqkv. Ids in; ids, timings and memory out, as one line of
 // JSON. With --worker it is the process that `edgeqkv bench --runner` measures (worker.h).
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -120,7 +122,7 @@ int main(int argc, char** argv) {
   }
   try {
     const Options options = read_options(argc, argv);
-    options.worker ? serve(options.libraries) : run_once(options);
+    options.worker ? serve(STDIN_FILENO, STDOUT_FILENO, options.libraries) : run_once(options);
     return 0;
   } catch (const Error& error) {
     std::fprintf(stderr, "edgeqkv-run: %s\n", error.what());

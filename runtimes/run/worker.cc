@@ -1,8 +1,10 @@
 #include "worker.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
-#include <iostream>
 #include <optional>
 #include <random>
 
@@ -102,11 +104,47 @@ class Worker {
   std::mt19937_64 ids_{0};
 };
 
+// Lines of one descriptor, which need not arrive one by one.
+class Lines {
+ public:
+  explicit Lines(int descriptor) : descriptor_(descriptor) {}
+
+  // False at the end; what follows the last newline is no request.
+  bool next(std::string& line) {
+    for (;;) {
+      const size_t end = held_.find('\n');
+      if (end != std::string::npos) {
+        line = held_.substr(0, end);
+        held_.erase(0, end + 1);
+        return true;
+      }
+      char piece[4096];
+      const ssize_t n = ::read(descriptor_, piece, sizeof piece);
+      if (n == 0 || (n < 0 && errno != EINTR)) return false;
+      if (n > 0) held_.append(piece, size_t(n));
+    }
+  }
+
+ private:
+  int descriptor_;
+  std::string held_;
+};
+
+bool write_all(int descriptor, const std::string& text) {
+  for (size_t done = 0; done < text.size();) {
+    const ssize_t n = ::write(descriptor, text.data() + done, text.size() - done);
+    if (n < 0 && errno != EINTR) return false;
+    if (n > 0) done += size_t(n);
+  }
+  return true;
+}
+
 }  // namespace
 
-void serve(const Libraries& libraries) {
+void serve(int requests, int answers, const Libraries& libraries) {
   Worker worker(libraries);
-  for (std::string line; std::getline(std::cin, line);) {
+  Lines lines(requests);
+  for (std::string line; lines.next(line);) {
     std::string answer;
     try {
       answer = worker.answer(parse_json(line));
@@ -115,7 +153,7 @@ void serve(const Libraries& libraries) {
     } catch (const std::exception& error) {  // no memory for what was asked
       answer = "{\"error\": " + quoted(error.what()) + ", \"exit_code\": 3}";
     }
-    std::cout << answer << std::endl;
+    if (!write_all(answers, answer + "\n")) return;
   }
 }
 

@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <locale>
+#include <clocale>
+#include <cmath>
+#include <cstdlib>
 #include <new>
 #include <numeric>
-#include <sstream>
 
 #include "error.h"
 #include "utf8.h"
@@ -224,10 +225,13 @@ int64_t Json::integer(std::string_view what) const {
 }
 
 double Json::number(std::string_view what) const {
-  double value = 0;
-  std::istringstream stream(text);
-  stream.imbue(std::locale::classic());  // whatever the app's locale says about decimal points
-  if ((kind != kInteger && kind != kReal) || !(stream >> value)) wrong_kind(what, "a finite number");
+  if (kind != kInteger && kind != kReal) wrong_kind(what, "a finite number");
+  // strtod wants the decimal point of the app's locale. A stream would bring a static library's whole locale code along, and not
+  // every standard library has from_chars for doubles.
+  std::string local = text;
+  if (const size_t point = local.find('.'); point != std::string::npos) local.replace(point, 1, std::localeconv()->decimal_point);
+  const double value = std::strtod(local.c_str(), nullptr);
+  if (!std::isfinite(value)) wrong_kind(what, "a finite number");
   return value;
 }
 
