@@ -136,8 +136,12 @@ bool attend(const Tensor* const t[kTensors], CachedAttentionAttributes node, con
 
 void cached_attention_out(KernelRuntimeContext& context, Span<EValue*> arguments) {
   if (stopped && *stopped) return context.fail(Error::InvalidState);
+  if (arguments.size() <= kOut) {  // the operator of 0.1 has the same name, and no attributes
+    refuse("edgeqkv::cached_attention", "the program was exported by an edgeqkv before 0.2; export it again");
+    return context.fail(Error::InvalidProgram);
+  }
   const Tensor* tensors[kTensors] = {};
-  if (arguments.size() <= kOut || !read_tensors(arguments, kTensors, tensors)) return context.fail(Error::InvalidArgument);
+  if (!read_tensors(arguments, kTensors, tensors)) return context.fail(Error::InvalidArgument);
   int64_t integers[kScale - kIntegers] = {};
   for (int i = 0; i < kScale - kIntegers; i++) {
     const EValue& value = *arguments[size_t(kIntegers + i)];
@@ -176,8 +180,15 @@ void head_linear_out(KernelRuntimeContext& context, Span<EValue*> arguments) {
   if (status != EDGEQKV_OK) return fail("the kernel does not take these shapes");
 }
 
-const Error registered[] = {register_kernel(Kernel("edgeqkv::cached_attention.out", cached_attention_out)),
-                            register_kernel(Kernel("edgeqkv::head_linear.out", head_linear_out))};
+// Of two copies in one process the first serves: ExecuTorch ends the process where a name is registered twice.
+Error register_once(const Kernel& kernel) {
+  for (const Kernel& known : ::executorch::runtime::get_registered_kernels())
+    if (std::strcmp(known.name_, kernel.name_) == 0) return Error::Ok;
+  return register_kernel(kernel);
+}
+
+const Error registered[] = {register_once(Kernel("edgeqkv::cached_attention.out", cached_attention_out)),
+                            register_once(Kernel("edgeqkv::head_linear.out", head_linear_out))};
 
 }  // namespace
 }  // namespace edgeqkv::executorch

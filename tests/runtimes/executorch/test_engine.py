@@ -1,9 +1,11 @@
 """ExecuTorch bundles through our session: the golden numbers, the cache, and files that are not what they should be."""
 
+import importlib.util
 import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import executorch.exir as exir
 import numpy as np
@@ -16,6 +18,7 @@ import edgeqkv
 from edgeqkv.bundle import read_bundle, write_manifest
 from edgeqkv.checkpoint import read_checkpoint
 from edgeqkv.eager import EagerModel
+from edgeqkv.runtimes.executorch.target import session_library
 
 CHUNK = EXECUTORCH_CHUNK
 
@@ -338,3 +341,49 @@ def test_a_program_of_another_shape_or_dtype(executorch_bundle, tmp_path, ids, p
     assert "model.pte is not a program that edgeqkv exported" in str(error)
     assert reason in str(error)
     assert error.exit_code == 2
+
+
+def test_two_copies_of_our_library(executorch_bundle, tmp_path):
+    """In one process, which ExecuTorch would end when an operator is registered twice."""
+    program = (
+        "import shutil, sys; from pathlib import Path; import edgeqkv; from edgeqkv.runtimes.executorch import target\n"
+        "open = lambda: edgeqkv.open(sys.argv[1], runtime='executorch', threads=1)\n"
+        "first = open(); copy = Path(sys.argv[2]); shutil.copy(target.session_library(), copy)\n"
+        "target.session_library = lambda: copy; second = open()\n"
+        "assert second._engine._library._name == str(copy)\n"
+        "texts = [list(session.generate([1, 2, 3], limit=8)) for session in (first, second)]\n"
+        "assert texts[0] == texts[1]; del first; second.reset(); assert list(second.generate([1, 2, 3], limit=8)) == texts[0]\n"
+    )
+    command = [sys.executable, "-c", program, executorch_bundle("q_mqa"), tmp_path / "copy.so"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_a_host_hears_what_to_do_with_an_older_program(tmp_path):
+    """ExecuTorch's own API with the operator as a program of 0.1 calls it: nine tensors, and out twice."""
+    package = Path(importlib.util.find_spec("executorch").submodule_search_locations[0])
+    (tmp_path / "host.cc").write_text(
+        "#include <executorch/runtime/kernel/kernel_runtime_context.h>\n"
+        "#include <executorch/runtime/kernel/operator_registry.h>\n"
+        "#include <executorch/runtime/platform/runtime.h>\n"
+        "using namespace executorch::runtime;\n"
+        "int main() {\n"
+        "  runtime_init();\n"
+        "  EValue none;\n"
+        "  EValue* arguments[11];\n"
+        "  for (EValue*& argument : arguments) argument = &none;\n"
+        "  KernelRuntimeContext context;\n"
+        '  (*get_op_function_from_registry("edgeqkv::cached_attention.out"))(context, Span<EValue*>(arguments, 11));\n'
+        "  return context.failure_state() == Error::InvalidProgram ? 0 : 1;\n"
+        "}\n"
+    )
+    ours, theirs = session_library(), package / "lib"
+    includes = [f"-I{package / folder}" for folder in ("include", "include/executorch/runtime/core/portable_type/c10")]
+    paths = [f"-Wl,-rpath,{folder}" for folder in (ours.parent, theirs)]
+    libraries = ["-Wl,--no-as-needed", ours, theirs / "libexecutorch.so", f"-Wl,-rpath-link,{theirs}"]
+    command = ["c++", "-std=c++17", "-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED", *includes]
+    subprocess.run([*command, tmp_path / "host.cc", *libraries, *paths, "-o", tmp_path / "host"], check=True)
+    run = subprocess.run([tmp_path / "host"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "edgeqkv::cached_attention: the program was exported by an edgeqkv before 0.2; export it again" in run.stderr

@@ -178,7 +178,7 @@ def test_another_thread_cancels_a_generation(bundle):
 
 @pytest.mark.parametrize("chunk", [384, 48])
 def test_another_thread_cancels_in_mid_token(chunk, write_tiny_model, tmp_path, open_native):
-    """A prompt of one piece, between which and the next nothing could be cancelled, and one of many: all of it or none is held."""
+    """A prompt of one piece, within which nothing else could stop it, and one of many: all of it is held, or none."""
     count = 384
     model = write_tiny_model(tmp_path / "model", n_layer=8, d_model=512, n_head=8, d_mlp=2048, n_positions=400)
     edgeqkv.export(model, tmp_path / "bundle", prefill_chunk=chunk)
