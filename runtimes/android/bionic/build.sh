@@ -48,6 +48,8 @@ for part in bionic shared program; do
     -U_FORTIFY_SOURCE -c "$bionic/$part.cc" -o "$build/objects/$part.o"
 done
 
+java=$(readlink -f "$(command -v javac)")
+export JAVA_HOME="${JAVA_HOME:-${java%/bin/javac}}"  # for jni.h
 [ "$build/cmake/CMakeCache.txt" -nt "$bionic/toolchain.cmake" ] || rm -rf "$build/cmake"  # it keeps the flags of before
 cmake -S "$bionic" -B "$build/cmake" -DCMAKE_TOOLCHAIN_FILE="$bionic/toolchain.cmake" -DEDGEQKV_BIONIC="$build" \
   -DCMAKE_BUILD_TYPE=Release -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$build/lib/arm64-v8a" -DCMAKE_RUNTIME_OUTPUT_DIRECTORY="$build/bin" \
