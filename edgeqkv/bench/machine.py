@@ -48,7 +48,11 @@ class Environment(Strict, frozen=True, kw_only=True):
 
 
 class Vitals(Strict, frozen=True):
-    """What moves during a run. ``limits_khz`` is what the system allows each core at that moment, lower when it is hot."""
+    """What moves during a run. ``limits_khz`` is what the system allows each core at that moment, lower when it is hot.
+
+    Only Android says the last four. ``thermal_status`` is its own, from 0 (none) over 1 (light throttling) to 6 (shutdown);
+    ``in_front`` is the activity that has the screen.
+    """
 
     frequencies_khz: tuple[KiloHertz, ...] | None
     limits_khz: tuple[KiloHertz, ...] | None
@@ -56,14 +60,18 @@ class Vitals(Strict, frozen=True):
     battery_percent: Number | None
     battery_status: str | None
     on_mains: bool | None
+    thermal_status: Annotated[int, Meta(ge=0, le=6)] | None = None
+    screen_on: bool | None = None
+    locked: bool | None = None
+    in_front: str | None = None
 
 
 def has_throttled(vitals: tuple[Vitals, ...]) -> bool | None:
     """Whether the machine got slower while it was measured; None when it says nothing about that.
 
     A governor moves the frequency of an idle core freely, so the first reading, taken before the load, counts only for
-    temperatures and limits. Throttled is: a limit fell, the fastest core at work lost more than a tenth, or a sensor rose by
-    more than :data:`HOTTER`.
+    temperatures and limits. Throttled is: a limit fell, the fastest core at work lost more than a tenth, a sensor rose by more
+    than :data:`HOTTER`, or Android says so.
     """
     if len(vitals) < 2:
         return None
@@ -76,4 +84,7 @@ def has_throttled(vitals: tuple[Vitals, ...]) -> bool | None:
         signs.append(min(busy[1:]) < 0.9 * busy[0])
     if first.temperatures and last.temperatures:
         signs.append(any(last.temperatures.get(zone, value) - value > HOTTER for zone, value in first.temperatures.items()))
+    statuses = [v.thermal_status for v in vitals[1:] if v.thermal_status is not None]
+    if statuses:
+        signs.append(max(statuses) > 0)
     return any(signs) if signs else None

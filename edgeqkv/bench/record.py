@@ -20,8 +20,10 @@ from edgeqkv.strict import Strict
 #   1  a record for each bundle.
 #   2  the runtime's kernel; memory split in three; prefill at each depth.
 #   3  nested by subject, program, plan, timings and memory; the model's configuration by block; how the cache was filled.
+#      Later: app, and what only Android says in vitals; a record without them is as good.
 SCHEMA: Final = 3
 Origin = Literal["given", "found", "random weights"]
+APP: Final = "app"  # ProgramEntry.name
 Interleaving = Literal["resident", "reloaded"]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
@@ -48,7 +50,7 @@ class Subject(Strict, frozen=True, kw_only=True):
 
 
 class ProgramEntry(Strict, frozen=True):
-    """The program that held the bundle: "edgeqkv-run" or "python". ``git_commit`` is that of edgeqkv's source."""
+    """The program that held the bundle: "edgeqkv-run", "python" or "app". ``git_commit`` is that of edgeqkv's source."""
 
     name: str
     edgeqkv: str
@@ -63,6 +65,31 @@ class Timings(Strict, frozen=True):
     first_token: Timing | None
     prefill: tuple[Timing, ...]
     decode: tuple[Timing, ...]
+
+
+class AppMemory(Strict, frozen=True, kw_only=True):
+    """A process as Android's ``dumpsys meminfo`` sums it up; bytes of PSS, where nothing else is said."""
+
+    total_pss: Bytes
+    total_rss: Bytes | None
+    swap_pss: Bytes | None
+    java_heap: Bytes | None
+    native_heap: Bytes | None
+    code: Bytes | None
+    stack: Bytes | None
+    graphics: Bytes | None
+    private_other: Bytes | None
+    system: Bytes | None
+
+
+class AppEntry(Strict, frozen=True, kw_only=True):
+    """The Android app that held the bundle. ``memory`` is its process after the last round."""
+
+    package: str
+    version_name: str | None
+    version_code: Positive | None
+    apk_sha256: str | None
+    memory: AppMemory | None
 
 
 class MemorySplit(Strict, frozen=True):
@@ -103,7 +130,8 @@ class MemoryUse(Strict, frozen=True, kw_only=True):
 
 
 class Record(Strict, frozen=True, kw_only=True, tag="measurement", tag_field="kind"):
-    """One bundle on one device in one interleaved run: records are compared with each other when ``run`` is the same.
+    """One bundle on one device in one interleaved run: records are compared with each other when ``run`` and the program are
+    the same.
 
     ``rounds_done`` is below ``plan.rounds`` when the run was interrupted; a later record of the same ``run`` and ``cell`` then
     takes its place. ``interleaving`` is "resident" when all bundles stay loaded, "reloaded" when the device has no memory for
@@ -126,6 +154,7 @@ class Record(Strict, frozen=True, kw_only=True, tag="measurement", tag_field="ki
     timings: Timings
     memory: MemoryUse
     greedy_ids: tuple[int, ...]
+    app: AppEntry | None = None
 
 
 class Failure(Strict, frozen=True, tag="failure", tag_field="kind"):
