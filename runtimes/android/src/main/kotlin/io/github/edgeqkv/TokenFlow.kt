@@ -20,13 +20,15 @@ import kotlin.time.Duration.Companion.milliseconds
  * Cancelling the collection stops the generation before its next token or piece of a prompt, and ends when it has stopped, so
  * that the session is free again. A slow collector slows the generation. [EdgeQKVException] reaches the collector.
  *
+ * @param dispatcher has a thread for each collection, which computes and which waits for the collector: one that the collector
+ *   itself does not need, so not [Dispatchers.Default], whose threads are as few as the cores.
  * @param onStopped called on [dispatcher] when a generation that had begun has stopped; not where it failed.
  */
 @JvmOverloads
 public fun Session.tokenFlow(
     ids: LongArray,
     options: GenerateOptions = GenerateOptions.DEFAULT,
-    dispatcher: CoroutineDispatcher = Dispatchers.Default,
+    dispatcher: CoroutineDispatcher = Dispatchers.IO,
     onStopped: (StopReason) -> Unit = {},
 ): Flow<Token> = channelFlow {
     val session = this@tokenFlow
