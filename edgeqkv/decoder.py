@@ -63,6 +63,11 @@ class Verbs(Protocol):
         is a slice of the row of k: K-only lives here and in :mod:`edgeqkv.cache`, nowhere else. [1, T, heads * value width].
         """
 
+    def attend_latent(self, q_nope: Any, q_rope: Any, row: Any, name: str, layer: int) -> Any:
+        """Latent attention over the cached rows, absorbed: what :func:`absorbed` does, by which a target that has no operator
+        for all of it does it. q_nope [1, T, heads * nope_dim], q_rope likewise, row [1, T, kv_rank + rope_dim]; ``name`` is the
+        attention's, with its weights k_b and v_b. [1, T, heads * value_dim]."""
+
     def last_token(self, x: Any) -> Any:
         """[1, T, d_model] -> [1, 1, d_model]."""
 
@@ -121,15 +126,21 @@ def latent_attention(verbs: Verbs, config: ModelConfig, x: Any, layer: int) -> A
     q_nope = verbs.linear(x, f"{name}.q_nope", heads * c.nope_dim, bias=False)
     q_rope = verbs.turn(verbs.linear(x, f"{name}.q_rope", heads * c.rope_dim, bias=False), heads)
     if c.form == "absorbed":
-        q = verbs.join([verbs.head_linear(q_nope, f"{name}.k_b", heads, c.kv_rank), q_rope], heads)
-        latents = verbs.attend(q, verbs.join([latent, k_rope], 1), None, layer)
-        out = verbs.head_linear(latents, f"{name}.v_b", heads, c.value_dim)
+        out = verbs.attend_latent(q_nope, q_rope, verbs.join([latent, k_rope], 1), name, layer)
     else:
         k_nope = verbs.linear(latent, f"{name}.k_b", heads * c.nope_dim, bias=False)
         k = verbs.join([k_nope, verbs.repeat(k_rope, heads)], heads)
         v = verbs.linear(latent, f"{name}.v_b", heads * c.value_dim, bias=False)
         out = verbs.attend(verbs.join([q_nope, q_rope], heads), k, v, layer)
     return verbs.linear(out, f"{name}.proj", config.d_model, c.bias)
+
+
+def absorbed(verbs: Verbs, config: ModelConfig, q_nope: Any, q_rope: Any, row: Any, name: str, layer: int) -> Any:
+    """Latent attention of one row for all heads: W_K turns their queries into queries of latents, W_V latents into values."""
+    c, heads = config.attention, config.row.heads
+    assert isinstance(c, LatentAttention)
+    q = verbs.join([verbs.head_linear(q_nope, f"{name}.k_b", heads, c.kv_rank), q_rope], heads)
+    return verbs.head_linear(verbs.attend(q, row, None, layer), f"{name}.v_b", heads, c.value_dim)
 
 
 def mlp(verbs: Verbs, config: ModelConfig, x: Any, name: str) -> Any:

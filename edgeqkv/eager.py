@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgeqkv.cache import cache_layout
 from edgeqkv.config import ModelConfig, Rotary
-from edgeqkv.decoder import decoder
+from edgeqkv.decoder import absorbed, decoder
 from edgeqkv.errors import CacheFull, EdgeQKVError
 from edgeqkv.rotary import turns
 
@@ -102,6 +102,9 @@ class EagerVerbs:
 
     def repeat(self, x: Tensor, n_head: int) -> Tensor:
         return x.repeat(1, 1, n_head)
+
+    def attend_latent(self, q_nope: Tensor, q_rope: Tensor, row: Tensor, name: str, layer: int) -> Tensor:
+        return cast(Tensor, absorbed(self, self.config, q_nope, q_rope, row, name, layer))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor | None, layer: int) -> Tensor:
         row = self.config.row

@@ -1,12 +1,12 @@
 """Which weights a model has: derived by running the decoder with verbs that record, never listed a second time."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 from msgspec.structs import replace
 
 from edgeqkv.config import ModelConfig
-from edgeqkv.decoder import decoder
+from edgeqkv.decoder import absorbed, decoder
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -72,6 +72,9 @@ class RecordingVerbs:
 
     def attend(self, q: int, k: int, v: int | None, layer: int) -> int:
         return self.config.row.heads * self.config.row.value.width
+
+    def attend_latent(self, q_nope: int, q_rope: int, row: int, name: str, layer: int) -> int:
+        return cast(int, absorbed(self, self.config, q_nope, q_rope, row, name, layer))
 
     def last_token(self, x: int) -> int:
         return x

@@ -60,7 +60,7 @@ def weights_like_trained(ratio: float) -> dict[str, np.ndarray]:
 def logits_of(weights: dict[str, np.ndarray], ids: np.ndarray, scales: str | None) -> np.ndarray:
     """Of every position after the first, by the fused graph; ``scales`` None is the fp32 cache."""
     layout = cache_layout(CONFIG, TOKENS, "int8" if scales else "fp32", scales)
-    graph = build_graph(CONFIG, weights, layout, weight_formats("fp32", "fused"), {}, "fused")
+    graph = build_graph(CONFIG, weights, layout, weight_formats("fp32", products=False), {}, "fused")
     with tempfile.TemporaryDirectory() as folder:
         write_graphs({"model.onnx": graph}, Path(folder))
         engine = OnnxEngine(Path(folder) / "model.onnx", layout, aliases(graph), 512, 1, native_library(LIBRARY))

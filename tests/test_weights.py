@@ -64,10 +64,10 @@ def test_which_tensors_are_int8():
     int8 where our operator reads them."""
     config = mla(1, 64, 96, 320, rotary(1e4, 16), latent(4, 32, 64, 32, 16, 32))
     shapes = parameter_shapes(config) | parameter_shapes(tiny_config("QKV", n_layer=1))
-    names = {kernel: format_names(weight_formats("int8", kernel), shapes) for kernel in ("fused", "stock")}
+    names = {kernel: format_names(weight_formats("int8", products=kernel == "fused"), shapes) for kernel in ("fused", "stock")}
     assert names["fused"]["wpe.weight"] == "fp32"
     assert names["fused"]["wte.weight"] == names["fused"]["h.*.attn.q.weight"] == "int8 block 64"
     assert (names["fused"]["h.*.attn.k_b.weight"], names["stock"]["h.*.attn.k_b.weight"]) == ("int8 row", "fp32")
     assert "h.*.ln_1.weight" not in names["fused"]
-    assert set(format_names(weight_formats("fp32", "fused"), shapes).values()) == {"fp32"}
-    assert weight_formats("int8", "fused")("ln_f.weight", (64,)) == Plain("float32")
+    assert set(format_names(weight_formats("fp32", products=True), shapes).values()) == {"fp32"}
+    assert weight_formats("int8", products=True)("ln_f.weight", (64,)) == Plain("float32")

@@ -9,6 +9,7 @@ from coremltools.converters.mil.mil import Function
 
 from edgeqkv.cache import CacheLayout, cache_name, identifier
 from edgeqkv.config import ModelConfig, Rotary
+from edgeqkv.decoder import absorbed
 from edgeqkv.export.coreml.limits import head_rows
 from edgeqkv.export.coreml.stored import Stored, StoredWeights
 from edgeqkv.rotary import turns
@@ -175,6 +176,9 @@ class CoremlVerbs:
 
     def repeat(self, x: Any, n_head: int) -> Any:
         return self.op("tile", x=x, reps=[1, 1, n_head])
+
+    def attend_latent(self, q_nope: Any, q_rope: Any, row: Any, name: str, layer: int) -> Any:
+        return absorbed(self, self.config, q_nope, q_rope, row, name, layer)
 
     def attend(self, q: Any, k: Any, v: Any | None, layer: int) -> Any:
         """The query heads that share a KV head become rows of one matrix, so that the cache is never repeated for them.

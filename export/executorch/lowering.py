@@ -18,13 +18,13 @@ from edgeqkv.eager import turn_tables
 from edgeqkv.errors import CheckFailed
 from edgeqkv.export.executorch.verbs import COSINES, PADDING_BIAS, SINES, ExecutorchVerbs, Int8Rows, StockVerbs
 from edgeqkv.manifest import Kernel
+from edgeqkv.runtimes.operator import PRODUCT_WIDTH
 from edgeqkv.weights import Formats, Plain, RowInt8, WeightFormat
 
 METHODS = ("prefill", "decode")
 # What XNNPACK must not leave to ExecuTorch's own operators, which would be slow.
 NOT_DELEGATED = ("linear", "addmm", "mm", "bmm", "dequantize_per_channel", "choose_qparams_per_token_asymmetric")
 ROWS_AT_ONCE = 4096
-HEAD_BLOCK = 16  # our head_linear takes rows of a multiple of it
 
 
 def weight_formats(scheme: str) -> Formats:
@@ -33,7 +33,7 @@ def weight_formats(scheme: str) -> Formats:
 
     def choose(name: str, shape: tuple[int, ...]) -> WeightFormat:
         matrix = len(shape) == 2 and name != "wpe.weight"
-        products = len(shape) == 3 and shape[2] % HEAD_BLOCK == 0
+        products = len(shape) == 3 and shape[2] % PRODUCT_WIDTH == 0
         return RowInt8() if scheme == "int8" and (matrix or products) else Plain("float32")
 
     return choose

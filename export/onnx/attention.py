@@ -4,6 +4,7 @@ Each form appends the new rows to the cache in place and attends over what it th
 tensors of a layer; they are the same name where the value is a slice of the key's row.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from edgeqkv.export.onnx.verbs import OnnxVerbs
 
 Attention = Literal["gqa", "folded", "fused"]
-CACHED_ATTENTION = "CachedAttention"
+CACHED_ATTENTION, LATENT_ATTENTION = "CachedAttention", "LatentAttention"
 
 
 class Form(Protocol):
@@ -35,7 +36,7 @@ def attention_form(row: Row, dtype: CacheDtype) -> Attention:
 
 
 class Fused:
-    """Our operator (runtimes/onnx/custom_op.cc): appends, and reads each cached row once."""
+    """Our operators (runtimes/onnx/custom_op.cc): append, and read each cached row once."""
 
     def __init__(self, graph: "OnnxVerbs") -> None:
         self.graph = graph
@@ -47,20 +48,34 @@ class Fused:
             self.attributes |= {"scale_split": split, "softmax_scale": row.softmax_scale}
 
     def attend(self, q: ir.Value, k: ir.Value, v: ir.Value | None, key: str, value: str) -> ir.Value:
+        tensors = [key] if value == key else [key, value]
+        return self._op(CACHED_ATTENTION, [q, k, v, self.graph.position], tensors, self.attributes)
+
+    def attend_latent(
+        self, q_nope: ir.Value, q_rope: ir.Value, row: ir.Value, matrices: list[ir.Value], cache: str
+    ) -> ir.Value:
+        """runtimes/onnx/latent_attention.cc; ``matrices`` are W_K, its scales, W_V and its scales."""
+        layout = self.graph.layout
+        attributes = {"scale_split": layout.scale_split, "softmax_scale": layout.row.softmax_scale}
+        return self._op(LATENT_ATTENTION, [q_nope, q_rope, row, self.graph.position, *matrices], [cache], attributes)
+
+    def _op(
+        self, name: str, inputs: list[ir.Value | None], tensors: list[str], attributes: Mapping[str, int | float]
+    ) -> ir.Value:
+        """One of ours, which updates cache tensors and their scales: its last inputs, and its outputs after the first."""
         graph = self.graph
         names: list[str | None] = []
-        for tensor in [key] if value == key else [key, value]:
+        for tensor in tensors:
             names += [tensor, scale_name(tensor) if graph.layout.scale_shape else None]
         while names[-1] is None:
             names.pop()
         caches = [graph.caches[name] if name else None for name in names]
-        inputs = [q, k, v, graph.position, *caches]
-        out, *present = graph.ops(CACHED_ATTENTION, 1 + len(names), *inputs, domain=OURS, **self.attributes)
-        for name, after in zip(names, present, strict=True):
-            if name is None:
+        out, *present = graph.ops(name, 1 + len(names), *inputs, *caches, domain=OURS, **attributes)
+        for cache, after in zip(names, present, strict=True):
+            if cache is None:
                 after.name = ""  # how ONNX leaves out an optional output
             else:
-                graph.present[f"{name}.out"] = after
+                graph.present[f"{cache}.out"] = after
         return out
 
 

@@ -14,19 +14,19 @@ output    NAME.out for each of the cache's inputs, to be bound to the memory of 
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
 
 from edgeqkv.cache import CacheLayout, cache_name
 from edgeqkv.config import ModelConfig, Rotary
-from edgeqkv.export.onnx.attention import ATTEND, Attention
-from edgeqkv.export.onnx.graph import CONTRIB, OURS, GraphBuilder, Tensors, value
+from edgeqkv.decoder import absorbed
+from edgeqkv.export.onnx.attention import ATTEND, Attention, Fused
+from edgeqkv.export.onnx.graph import CONTRIB, GraphBuilder, Tensors, value
 from edgeqkv.parameters import parameter_shapes
 from edgeqkv.rotary import turns
 from edgeqkv.weights import BlockInt8, Formats, RowInt8, WeightFormat
-
-HEAD_LINEAR = "HeadLinear"
 
 
 class OnnxVerbs(GraphBuilder):
@@ -128,13 +128,9 @@ class OnnxVerbs(GraphBuilder):
         return self.op("MatMulNBits", *inputs, domain=CONTRIB, **attributes)
 
     def head_linear(self, x: ir.Value, name: str, n_head: int, width: int) -> ir.Value:
-        """MLA's W_K and W_V. Our operator reads them in int8; the runtime has no batched int8 product of its own."""
+        """In floating point: the runtime has no batched int8 product."""
         name = f"{name}.weight"
-        form, (_, rows, columns) = self.form(name), self.shapes[name]
-        if isinstance(form, RowInt8):
-            values = self.lazy(f"{name}.int8", "int8", self.shapes[name], lambda: self.quantized(name, form)[0])
-            scales = self.lazy(f"{name}.scales", "float32", (n_head, rows, 1), lambda: self.quantized(name, form)[1])
-            return self.op(HEAD_LINEAR, x, values, scales, domain=OURS)
+        _, rows, columns = self.shapes[name]
         matrix = self.lazy(
             f"{name}.transposed",
             "float32",
@@ -194,6 +190,21 @@ class OnnxVerbs(GraphBuilder):
 
     def attend(self, q: ir.Value, k: ir.Value, v: ir.Value | None, layer: int) -> ir.Value:
         return self.attention.attend(q, k, v, cache_name(layer, "k"), cache_name(layer, "v" if v is not None else "k"))
+
+    def attend_latent(self, q_nope: ir.Value, q_rope: ir.Value, row: ir.Value, name: str, layer: int) -> ir.Value:
+        """By our operator where it has W_K and W_V in int8."""
+        if not isinstance(self.form(f"{name}.k_b.weight"), RowInt8):
+            return cast(ir.Value, absorbed(self, self.config, q_nope, q_rope, row, name, layer))
+        assert isinstance(self.attention, Fused)
+        matrices = [tensor for part in ("k_b", "v_b") for tensor in self._int8_rows(f"{name}.{part}.weight")]
+        return self.attention.attend_latent(q_nope, q_rope, row, matrices, cache_name(layer, "k"))
+
+    def _int8_rows(self, name: str) -> tuple[ir.Value, ir.Value]:
+        """Values int8 [n_head, rows, columns] and scales [n_head, rows, 1] of a product of each head."""
+        form, shape = self.form(name), self.shapes[name]
+        assert isinstance(form, RowInt8)
+        values = self.lazy(f"{name}.int8", "int8", shape, lambda: self.quantized(name, form)[0])
+        return values, self.lazy(f"{name}.scales", "float32", (*shape[:-1], 1), lambda: self.quantized(name, form)[1])
 
     def last_token(self, x: ir.Value) -> ir.Value:
         return self.slice(x, -1, 2**31 - 1, 0)

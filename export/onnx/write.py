@@ -7,17 +7,18 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeqkv.cache import CacheLayout, cache_layout
-from edgeqkv.config import ModelConfig
+from edgeqkv.config import LatentAttention, ModelConfig
 from edgeqkv.decoder import decoder
 from edgeqkv.errors import require
-from edgeqkv.export.onnx.attention import CACHED_ATTENTION, Attention, attention_form
+from edgeqkv.export.onnx.attention import Attention, attention_form
 from edgeqkv.export.onnx.graph import CONTRIB, DATA_FILE, OURS, Tensors, name_output, write_graphs
-from edgeqkv.export.onnx.verbs import HEAD_LINEAR, OnnxVerbs
+from edgeqkv.export.onnx.verbs import OnnxVerbs
 from edgeqkv.files import file_sha256
 from edgeqkv.manifest import Artifact, EntryPoint, Kernel, Port, WeightsEntry, cache_entry
 from edgeqkv.model_folder import Model
 from edgeqkv.parameters import parameter_shapes
 from edgeqkv.runtimes.onnx.library import onnxruntime
+from edgeqkv.runtimes.operator import operator_takes_products
 from edgeqkv.targets import Progress, Request
 from edgeqkv.weights import Formats, Plain, RowInt8, WeightFormat, block_int8, format_names
 
@@ -27,17 +28,24 @@ FILES: dict[Kernel, str] = {"fused": "model.fused.onnx", "stock": "model.onnx"}
 OPSETS: dict[Attention, int] = {"folded": 24, "gqa": 21, "fused": 21}
 
 
-def weight_formats(scheme: str, kernel: Kernel) -> Formats:
-    """int8 is for what is multiplied by a matrix: not for positions, which are added, nor for vectors."""
+def weight_formats(scheme: str, products: bool) -> Formats:
+    """int8 is for what is multiplied by a matrix: not for positions, which are added, nor for vectors. ``products``: for MLA's
+    product of each head too, which the runtime's own operators do not have in int8."""
 
     def choose(name: str, shape: tuple[int, ...]) -> WeightFormat:
         if scheme != "int8" or len(shape) < 2 or name == "wpe.weight":
             return Plain("float32")
-        if len(shape) == 3:  # MLA's product of each head: the runtime's own operators have none in int8
-            return RowInt8() if kernel == "fused" else Plain("float32")
+        if len(shape) == 3:
+            return RowInt8() if products else Plain("float32")
         return block_int8(shape[-1])
 
     return choose
+
+
+def products_in_int8(config: ModelConfig, kernel: Kernel) -> bool:
+    """Whether a kernel's graph multiplies by MLA's W_K and W_V in int8."""
+    attention = config.attention
+    return kernel == "fused" and isinstance(attention, LatentAttention) and operator_takes_products(attention)
 
 
 def build_graph(
@@ -92,7 +100,7 @@ def write_artifacts(
         scales = cache_scales(source, static, request.calibration)
     progress("building the ONNX graphs")
     forms = {kernel: "fused" if kernel == "fused" else attention_form(config.row, request.cache) for kernel in layouts}
-    formats = {kernel: weight_formats(request.weights, kernel) for kernel in layouts}
+    formats = {kernel: weight_formats(request.weights, products_in_int8(config, kernel)) for kernel in layouts}
     graphs = {
         kernel: build_graph(config, source.weights, layout, formats[kernel], scales, forms[kernel], shared)
         for kernel, layout in layouts.items()
@@ -140,6 +148,3 @@ def fused_layout(config: ModelConfig, request: Request) -> CacheLayout:
 def stock_layout(config: ModelConfig, request: Request) -> CacheLayout:
     """int8 with static scales: what the runtime's own operators can do."""
     return cache_layout(config, request.capacity, request.cache, "static")
-
-
-OPERATORS = (f"{OURS}::{CACHED_ATTENTION}", f"{OURS}::{HEAD_LINEAR}")

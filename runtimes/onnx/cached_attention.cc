@@ -7,7 +7,6 @@
 //   float    softmax_scale, 0 where it is absent
 //
 // A cache output that is bound to its input's memory is updated in place; otherwise the whole cache is copied first.
-#include <cstring>
 #include <new>
 
 #include "op.h"
@@ -15,6 +14,7 @@
 namespace edgeqkv::ort {
 namespace {
 
+constexpr const char* kName = "CachedAttention";
 enum Input { kQ, kK, kV, kPosition, kCaches, kInputs = kCaches + 4 };  // kCaches: k_cache, k_scale, v_cache, v_scale
 enum Output { kOut, kCachesOut, kOutputs = kCachesOut + 4 };
 
@@ -24,25 +24,19 @@ struct Kernel {
   CachedAttentionAttributes node;
 };
 
-OrtStatus* refuse(const Api& api, const char* why) {
-  char text[128] = "CachedAttention: ";
-  std::strncat(text, why, sizeof text - std::strlen(text) - 1);
-  return api.CreateStatus()(kInvalidArgument, text);
-}
-
 OrtStatus* compute(void* op_kernel, OrtKernelContext* context) {
   const Kernel& kernel = *static_cast<Kernel*>(op_kernel);
   const Api& api = kernel.api;
   Tensor in[kInputs];
   for (size_t i = 0; i < kInputs; i++) RETURN_IF_ERROR(read_input(api, context, i, in[i]));
   Tensor* caches = in + kCaches;
-  if (in[kPosition].elements() != 1) return refuse(api, "position has a wrong shape");
+  if (in[kPosition].elements() != 1) return fail(api, kName, "position has a wrong shape");
   edgeqkv_attention_args args = {};
   const CachedAttentionShapes shapes = {in[kQ].shape(), in[kK].shape(), in[kV].shape(),
                                         {caches[0].shape(), caches[1].shape(), caches[2].shape(), caches[3].shape()}};
-  if (const char* why = set_shape(kernel.node, shapes, kernel.dtype, args)) return refuse(api, why);
+  if (const char* why = set_shape(kernel.node, shapes, kernel.dtype, args)) return fail(api, kName, why);
   const int64_t position = *in[kPosition].as<int64_t>(), n_token = args.n_token;
-  if (position < 0 || position > args.capacity - n_token) return refuse(api, "the tokens do not fit the cache");
+  if (position < 0 || position > args.capacity - n_token) return fail(api, kName, "the tokens do not fit the cache");
   args.position = int32_t(position);
 
   constexpr const char* kMissing = "CachedAttention: an output of the cache is missing";
@@ -51,11 +45,8 @@ OrtStatus* compute(void* op_kernel, OrtKernelContext* context) {
   RETURN_IF_ERROR(make_output(api, context, kOut, {out_dims, 2}, kMissing, &out));
   for (size_t i = 0; i < 4; i++) {
     if (!caches[i].value) continue;
-    char* after = nullptr;
-    RETURN_IF_ERROR(make_output(api, context, kCachesOut + i, caches[i].shape(), kMissing, &after));
-    const size_t bytes = i % 2 || kernel.dtype == EDGEQKV_FP32 ? 4 : kernel.dtype == EDGEQKV_FP16 ? 2 : 1;
-    if (after != caches[i].data) std::memcpy(after, caches[i].data, caches[i].elements() * bytes);
-    caches[i].data = after;
+    const int32_t dtype = i % 2 ? int32_t(EDGEQKV_FP32) : kernel.dtype;  // every other one is of scales
+    RETURN_IF_ERROR(make_cache_output(api, context, kCachesOut + i, dtype, kMissing, caches[i]));
   }
   if (n_token == 0) return nullptr;
 
@@ -68,21 +59,7 @@ OrtStatus* compute(void* op_kernel, OrtKernelContext* context) {
   args.v_scale = caches[3].as<float>();
   args.out = reinterpret_cast<float*>(out);
   Pool pool = {&api, context, nullptr};
-  const int32_t error = edgeqkv_attention(&args, run_on_pool, &pool, kernel.n_thread);
-  if (pool.status) return pool.status;
-  if (error == EDGEQKV_NO_MEMORY) return api.CreateStatus()(kFail, "CachedAttention: out of memory");
-  if (error == EDGEQKV_NO_ISA) return refuse(api, "EDGEQKV_ISA names an instruction set that is not here");
-  return error ? refuse(api, "the kernel does not take these shapes") : nullptr;
-}
-
-// An attribute that a node may leave out stays as it is.
-template <class Get, class T>
-void read_optional(const Api& api, Get get, const OrtKernelInfo* info, const char* name, T* value) {
-  T read = *value;
-  if (OrtStatus* absent = get(info, name, &read))
-    api.ReleaseStatus()(absent);
-  else
-    *value = read;
+  return status_of(api, kName, pool, edgeqkv_attention(&args, run_on_pool, &pool, kernel.n_thread));
 }
 
 OrtStatus* create(const CustomOp* base, const OrtApi* table, const OrtKernelInfo* info, void** kernel) {
@@ -98,16 +75,16 @@ OrtStatus* create(const CustomOp* base, const OrtApi* table, const OrtKernelInfo
   read_optional(api, api.KernelInfoGetAttribute_int64(), info, "scale_split", &node.scale_split);
   read_optional(api, api.KernelInfoGetAttribute_float(), info, "softmax_scale", &node.softmax_scale);
   if (node.n_kv_head < 1 || node.n_head < 1 || node.n_head > INT32_MAX || node.n_head % node.n_kv_head)
-    return refuse(api, "n_head is not a multiple of n_kv_head");
+    return fail(api, kName, "n_head is not a multiple of n_kv_head");
   *kernel = new (std::nothrow) Kernel(made);
-  return *kernel ? nullptr : api.CreateStatus()(kFail, "CachedAttention: out of memory");
+  return *kernel ? nullptr : fail(api, kName, "out of memory", kFail);
 }
 
 }  // namespace
 
 Op cached_attention(int32_t dtype, int32_t n_thread) {
-  Op op = make_op("CachedAttention", n_thread);
-  const int element = dtype == EDGEQKV_INT8 ? kInt8 : dtype == EDGEQKV_FP16 ? kFloat16 : kFloat;
+  Op op = make_op(kName, n_thread);
+  const int element = element_type(dtype);
   const Port caches[] = {{element}, {kFloat, kOptional}, {element, kOptional}, {kFloat, kOptional}};
   op.inputs[kQ] = op.inputs[kK] = {kFloat};
   op.inputs[kV] = {kFloat, kOptional};

@@ -1,4 +1,5 @@
-// edgeqkv's operators for ONNX Runtime, registered as a library of custom operators: cached_attention.cc and head_linear.cc.
+// edgeqkv's operators for ONNX Runtime, registered as a library of custom operators: cached_attention.cc and
+// latent_attention.cc.
 #include <algorithm>
 #include <cstdlib>
 #include <mutex>
@@ -41,13 +42,15 @@ struct Domain {
   const OrtApi* runtime;  // a process may hold several, each with its own table
   int32_t n_thread;
   OrtCustomOpDomain* domain;
-  Op ops[4];
+  Op ops[6];
   Domain* next;
 };
 
 OrtStatus* make_domain(const Api& api, Domain& made) {
-  for (int32_t dtype = EDGEQKV_FP32; dtype <= EDGEQKV_INT8; dtype++) made.ops[dtype] = cached_attention(dtype, made.n_thread);
-  made.ops[3] = head_linear(made.n_thread);
+  for (int32_t dtype = EDGEQKV_FP32; dtype <= EDGEQKV_INT8; dtype++) {
+    made.ops[dtype] = cached_attention(dtype, made.n_thread);
+    made.ops[3 + dtype] = latent_attention(dtype, made.n_thread);
+  }
   RETURN_IF_ERROR(api.CreateCustomOpDomain()("edgeqkv", &made.domain));
   for (const Op& op : made.ops) RETURN_IF_ERROR(api.CustomOpDomain_Add()(made.domain, &op));
   return nullptr;

@@ -1,8 +1,9 @@
-// What both operators for ONNX Runtime are made of: tensors, the runtime's pool of threads as the kernels' parallel_for, and an
+// What all operators for ONNX Runtime are made of: tensors, the runtime's pool of threads as the kernels' parallel_for, and an
 // operator described by data.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "edgeqkv_operators.h"
 #include "ort_api.h"
@@ -22,14 +23,14 @@ struct Port {
 // An operator, which may use n_thread threads.
 struct Op : CustomOp {
   const char* name;
-  Port inputs[8], outputs[5];
+  Port inputs[10], outputs[5];
   size_t n_input, n_output;
   int32_t n_thread;
   int32_t dtype;  // of the cache
 };
 
 Op cached_attention(int32_t dtype, int32_t n_thread);
-Op head_linear(int32_t n_thread);
+Op latent_attention(int32_t dtype, int32_t n_thread);
 
 // The part that is the same in every operator.
 inline Op make_op(const char* name, int32_t n_thread) {
@@ -98,6 +99,18 @@ inline OrtStatus* make_output(const Api& api, OrtKernelContext* context, size_t 
   return api.GetTensorMutableData()(value, reinterpret_cast<void**>(data));
 }
 
+// An output that a cache input has after the step: where it is bound to other memory than its input's, the whole cache is copied
+// there first. `cache` then is the output.
+inline OrtStatus* make_cache_output(const Api& api, OrtKernelContext* context, size_t index, int32_t dtype, const char* missing,
+                                    Tensor& cache) {
+  char* after = nullptr;
+  RETURN_IF_ERROR(make_output(api, context, index, cache.shape(), missing, &after));
+  const size_t bytes = dtype == EDGEQKV_FP32 ? 4 : dtype == EDGEQKV_FP16 ? 2 : 1;
+  if (after != cache.data) std::memcpy(after, cache.data, cache.elements() * bytes);
+  cache.data = after;
+  return nullptr;
+}
+
 // ONNX Runtime's pool, and what went wrong with it.
 struct Pool {
   const Api* api;
@@ -124,5 +137,35 @@ inline void run_on_pool(void* context, int32_t n, void (*task)(void*, int32_t), 
   else if (status)
     pool.api->ReleaseStatus()(status);
 }
+
+// An error of operator `name`.
+inline OrtStatus* fail(const Api& api, const char* name, const char* why, int code = kInvalidArgument) {
+  char text[128] = "";
+  std::strncat(text, name, sizeof text - 1);
+  std::strncat(text, ": ", sizeof text - std::strlen(text) - 1);
+  std::strncat(text, why, sizeof text - std::strlen(text) - 1);
+  return api.CreateStatus()(code, text);
+}
+
+// What became of a call to a kernel that ran on `pool`.
+inline OrtStatus* status_of(const Api& api, const char* name, const Pool& pool, int32_t error) {
+  if (pool.status) return pool.status;
+  if (error == EDGEQKV_OK) return nullptr;
+  if (error == EDGEQKV_NO_MEMORY) return fail(api, name, "out of memory", kFail);
+  if (error == EDGEQKV_NO_ISA) return fail(api, name, "EDGEQKV_ISA names an instruction set that is not here");
+  return fail(api, name, "the kernel does not take these shapes");
+}
+
+// An attribute that a node may leave out stays as it is.
+template <class Get, class T>
+void read_optional(const Api& api, Get get, const OrtKernelInfo* info, const char* name, T* value) {
+  T read = *value;
+  if (OrtStatus* absent = get(info, name, &read))
+    api.ReleaseStatus()(absent);
+  else
+    *value = read;
+}
+
+constexpr int element_type(int32_t dtype) { return dtype == EDGEQKV_INT8 ? kInt8 : dtype == EDGEQKV_FP16 ? kFloat16 : kFloat; }
 
 }  // namespace edgeqkv::ort

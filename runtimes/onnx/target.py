@@ -16,7 +16,7 @@ from edgeqkv.targets import Demand, Progress, Request, Target
 
 # The library of our operators, by its path in the package; what an artifact needs is the operators' names.
 LIBRARY = "runtimes/onnx/libedgeqkv_onnx"
-ATTENTION, HEAD_LINEAR = "edgeqkv::CachedAttention", "edgeqkv::HeadLinear"
+OPERATORS = ("edgeqkv::CachedAttention", "edgeqkv::LatentAttention")
 
 
 class Onnx(Target):
@@ -34,14 +34,14 @@ class Onnx(Target):
         return require("onnx_ir", "onnx")
 
     def check(self, config: ModelConfig, request: Request) -> None:
-        from edgeqkv.export.onnx.write import weight_formats
+        from edgeqkv.export.onnx.write import products_in_int8, weight_formats
 
         check_capacity(config, request.capacity)
         if not 1 <= request.prefill_chunk <= request.capacity:
             raise EdgeQKVError(f"prefill chunk {request.prefill_chunk} is outside 1..{request.capacity}, the capacity")
         for kernel in self._kernels(config):
             for name, shape in parameter_shapes(config).items():
-                weight_formats(request.weights, kernel)(name, shape)
+                weight_formats(request.weights, products_in_int8(config, kernel))(name, shape)
 
     def write(self, source: Model, request: Request, folder: Path, progress: Progress) -> tuple[Artifact, ...]:
         """The fused graph first: it is preferred where its operator can be loaded."""
@@ -55,8 +55,8 @@ class Onnx(Target):
 
     def check_artifact(self, artifact: Artifact, layout: CacheLayout, demand: Demand) -> None:
         fused = artifact.kernel == "fused"
-        ours = set(artifact.operators) <= {ATTENTION, HEAD_LINEAR} and (ATTENTION in artifact.operators) == fused
-        demand(ours and (artifact.attention == "fused") == fused, f"the {artifact.name} artifact does not say what attends")
+        attends = len(artifact.operators) == 1 and artifact.operators[0] in OPERATORS if fused else not artifact.operators
+        demand(attends and (artifact.attention == "fused") == fused, f"the {artifact.name} artifact does not say what attends")
         planned = any(entry.arena_bytes is not None or entry.states for entry in artifact.entry_points)
         demand(not planned, f"the {artifact.name} artifact plans memory that ONNX Runtime does not")
 

@@ -19,7 +19,7 @@ from edgeqkv.text import Text
 
 VARIANTS = ["QKV", "GQA-2", "MQA", "Q-K=V", "Q-GQA-2", "Q-MQA", "Q=K-V", "Q=K=V"]
 KERNELS = ["fused", "stock"]
-FP32, INT8 = (weight_formats(scheme, "fused") for scheme in ("fp32", "int8"))
+FP32, INT8 = (weight_formats(scheme, products=False) for scheme in ("fp32", "int8"))
 
 
 def kv_width(config):

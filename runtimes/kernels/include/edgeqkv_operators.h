@@ -5,7 +5,11 @@
 //   k_cache [1, n_kv_head, capacity, row_dim], k_scale [1, n_kv_head, capacity] or with scale_split [1, n_kv_head, 2, capacity]
 //   v_cache [1, n_kv_head, capacity, value_dim], v_scale [1, n_kv_head, capacity]   (v_* with v, *_scale with an int8 cache)
 //   out [T, n_head * value_dim]
-// HeadLinear's: x [T, n_head * n_in], weight [n_head, n_out, n_in], scale [n_head, n_out, n_in / block], out [T, n_head * n_out].
+// HeadLinear's: x [T, n_head * n_in], weight [n_head, n_out, n_in], scale [n_head, n_out, 1], out [T, n_head * n_out].
+// LatentAttention's: q_nope [T, n_head * nope_dim], q_rope [T, n_head * rope_dim], row [T, latent_dim + rope_dim],
+//   w_k [n_head, latent_dim, nope_dim], w_k_scale [n_head, latent_dim, 1], w_v [n_head, value_dim, latent_dim], w_v_scale
+//   [n_head, value_dim, 1], cache [1, 1, capacity, latent_dim + rope_dim], cache_scale [1, 1, capacity] or with scale_split
+//   [1, 1, 2, capacity], out [T, n_head * value_dim]
 // A runtime that has a batch of 1 before T leaves it out here.
 #pragma once
 
@@ -14,6 +18,7 @@
 
 #include "edgeqkv_attention.h"
 #include "edgeqkv_head_linear.h"
+#include "edgeqkv_latent_attention.h"
 
 namespace edgeqkv {
 
@@ -79,17 +84,46 @@ inline const char* set_shape(const CachedAttentionAttributes& node, const Cached
   return nullptr;
 }
 
+// Null but where they are there: cache_scale with int8.
+struct LatentAttentionShapes {
+  Shape q_nope, q_rope, row, w_k, w_k_scale, w_v, w_v_scale, cache, cache_scale;
+};
+
+// The same for LatentAttention; widths are those of the matrices.
+inline const char* set_shape(int64_t scale_split, const LatentAttentionShapes& shapes, int32_t dtype, edgeqkv_latent_attention_args& args) {
+  const Shape &w_k = shapes.w_k, &w_v = shapes.w_v, &cache = shapes.cache;
+  if (shapes.q_nope.n_dim != 2 || shapes.q_rope.n_dim != 2 || w_k.n_dim != 3 || w_v.n_dim != 3 || cache.n_dim != 4)
+    return "q_nope, q_rope, w_k, w_v or cache has a wrong shape";
+  const int64_t n_token = shapes.q_nope.dims[0], n_head = w_k.dims[0], latent = w_k.dims[1], nope = w_k.dims[2], value = w_v.dims[1];
+  const int64_t capacity = cache.dims[2], row_dim = cache.dims[3], rope = row_dim - latent;
+  for (int64_t size : {n_token, n_head, latent, nope, value, capacity, rope, scale_split})
+    if (size < 0 || size > INT32_MAX) return "the kernel does not take these shapes";
+  if (!shapes.q_nope.is({n_token, n_head * nope}) || !shapes.q_rope.is({n_token, n_head * rope}) || !shapes.row.is({n_token, row_dim}))
+    return "q_nope, q_rope or row has a wrong shape";
+  if (!w_v.is({n_head, value, latent}) || !shapes.w_k_scale.is({n_head, latent, 1}) || !shapes.w_v_scale.is({n_head, value, 1}))
+    return "w_v, w_k_scale or w_v_scale has a wrong shape";
+  if (!cache.is({1, 1, capacity, row_dim})) return "cache has a wrong shape";
+  if ((shapes.cache_scale.dims != nullptr) != (dtype == EDGEQKV_INT8)) return "the cache does not fit the dtype";
+  const bool scales = scale_split ? shapes.cache_scale.is({1, 1, 2, capacity}) : shapes.cache_scale.is({1, 1, capacity});
+  if (dtype == EDGEQKV_INT8 && !scales) return "cache_scale has a wrong shape";
+  args.size = sizeof args;
+  args.n_head = int32_t(n_head), args.n_token = int32_t(n_token), args.capacity = int32_t(capacity);
+  args.nope_dim = int32_t(nope), args.rope_dim = int32_t(rope), args.latent_dim = int32_t(latent), args.value_dim = int32_t(value);
+  args.scale_split = int32_t(scale_split);
+  args.dtype = dtype;
+  return nullptr;
+}
+
 // The same for HeadLinear; n_head is the weight's.
 inline const char* set_shape(Shape x, Shape weight, Shape scale, edgeqkv_head_linear_args& args) {
   if (x.n_dim != 2 || weight.n_dim != 3 || scale.n_dim != 3) return "x, weight or scale has a wrong shape";
-  const int64_t n_head = weight.dims[0], n_out = weight.dims[1], n_in = weight.dims[2], n_block = scale.dims[2];
+  const int64_t n_head = weight.dims[0], n_out = weight.dims[1], n_in = weight.dims[2];
   for (int64_t size : {n_head, n_out, n_in, x.dims[0]})
     if (size > INT32_MAX) return "the kernel does not take these shapes";
   if (!x.is({x.dims[0], n_head * n_in})) return "x has a wrong shape";
-  if (n_block < 1 || n_in % n_block || !scale.is({n_head, n_out, n_block})) return "scale has a wrong shape";
+  if (!scale.is({n_head, n_out, 1})) return "scale has a wrong shape";
   args.size = sizeof args;
   args.n_head = int32_t(n_head), args.n_in = int32_t(n_in), args.n_out = int32_t(n_out);
-  args.block = int32_t(n_in / n_block);
   args.n_token = int32_t(x.dims[0]);
   return nullptr;
 }

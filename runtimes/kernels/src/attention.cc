@@ -3,8 +3,7 @@
 #include <memory>
 #include <new>
 
-#include "path.h"
-#include "task.h"
+#include "attention.h"
 
 namespace edgeqkv {
 namespace {
@@ -50,11 +49,6 @@ void place_state(const Call& call, Item& item, float* at) {
   item.acc = at;
   item.max = at + size_t(kBlockRows) * size_t(call.args.value_dim);
   item.sum = item.max + kBlockRows;
-}
-
-void append_task(void* arg, int32_t kv_head) {
-  const Call& call = *static_cast<Call*>(arg);
-  call.path->append(call.args, kv_head);
 }
 
 void attend_task(void* arg, int32_t i) {
@@ -120,6 +114,54 @@ bool multiples_of(const edgeqkv_attention_args& a, int n) {
 #endif
 
 }  // namespace
+
+int32_t prepare(edgeqkv_attention_args& a, const Path** path) {
+  if (int error = check(a)) return error;
+  int isa = resolve_isa(a.isa);
+  if (isa < 0) return EDGEQKV_NO_ISA;
+  if (a.scale == 0) a.scale = 1 / std::sqrt(float(a.key_dim));
+  if (a.dtype != EDGEQKV_INT8) a.scale_split = 0;
+#if defined(EDGEQKV_X86)
+  if (isa == EDGEQKV_ISA_AVX512 && !multiples_of(a, 16)) isa = EDGEQKV_ISA_AVX2;
+#endif
+  *path = path_of(isa);
+  return EDGEQKV_OK;
+}
+
+void append_rows(const edgeqkv_attention_args& a, const Path& path, const Parallel& parallel) {
+  struct Rows {
+    const edgeqkv_attention_args& a;
+    const Path& path;
+  } rows = {a, path};
+  auto task = [](void* arg, int32_t kv_head) {
+    const Rows& r = *static_cast<Rows*>(arg);
+    r.path.append(r.a, kv_head);
+  };
+  // A single new row is not worth waking a thread.
+  (a.n_token > 1 ? parallel : Parallel()).run(a.n_kv_head, task, &rows);
+}
+
+int32_t attend_rows(const edgeqkv_attention_args& a, const Path& path, const Parallel& parallel) {
+  Call call;
+  call.args = a;
+  call.path = &path;
+  call.n_block = (call.rows() + kBlockRows - 1) / kBlockRows;
+  int n_item = a.n_kv_head * call.n_block;
+  // Products of the last block, which sees the most.
+  int64_t seen = int64_t(a.position) + a.n_token, rows = call.rows() < kBlockRows ? call.rows() : kBlockRows;
+  call.n_split = parts_of(n_item, seen * rows * (a.key_dim + a.value_dim), parallel.n_thread, seen);
+  std::unique_ptr<float[]> splits;
+  if (call.n_split > 1) {
+    splits.reset(new (std::nothrow) float[size_t(n_item) * size_t(call.n_split) * call.split_floats()]);
+    if (!splits) return EDGEQKV_NO_MEMORY;
+  }
+  call.splits = splits.get();
+  parallel.run(n_item * call.n_split, attend_task, &call);
+  if (call.no_memory) return EDGEQKV_NO_MEMORY;
+  for (int block = 0; call.splits && block < n_item; block++) merge(call, block);
+  return EDGEQKV_OK;
+}
+
 }  // namespace edgeqkv
 
 using namespace edgeqkv;
@@ -127,40 +169,12 @@ using namespace edgeqkv;
 extern "C" int32_t edgeqkv_attention(const edgeqkv_attention_args* args, edgeqkv_parallel_for parallel_for, void* context,
                                      int32_t n_thread) {
   if (!args) return EDGEQKV_BAD_ARGUMENT;
-  if (int error = check(*args)) return error;
-  int isa = resolve_isa(args->isa);
-  if (isa < 0) return EDGEQKV_NO_ISA;
-  if (!parallel_for || n_thread < 1) {
-    parallel_for = run_serial;
-    n_thread = 1;
-  }
-
-  Call call;
-  call.args = *args;
-  if (args->scale == 0) call.args.scale = 1 / std::sqrt(float(args->key_dim));
-  if (args->dtype != EDGEQKV_INT8) call.args.scale_split = 0;
-#if defined(EDGEQKV_X86)
-  if (isa == EDGEQKV_ISA_AVX512 && !multiples_of(call.args, 16)) isa = EDGEQKV_ISA_AVX2;
-#endif
-  call.path = path_of(isa);
-  call.n_block = (call.rows() + kBlockRows - 1) / kBlockRows;
-  int n_item = args->n_kv_head * call.n_block;
-  // Products of the last block, which sees the most.
-  int64_t seen = int64_t(args->position) + args->n_token, rows = call.rows() < kBlockRows ? call.rows() : kBlockRows;
-  call.n_split = parts_of(n_item, seen * rows * (args->key_dim + args->value_dim), n_thread, seen);
-  std::unique_ptr<float[]> splits;
-  if (call.n_split > 1) {
-    splits.reset(new (std::nothrow) float[size_t(n_item) * size_t(call.n_split) * call.split_floats()]);
-    if (!splits) return EDGEQKV_NO_MEMORY;
-  }
-  call.splits = splits.get();
-
-  // A single new row is not worth waking a thread.
-  (args->n_token > 1 ? parallel_for : run_serial)(context, args->n_kv_head, append_task, &call);
-  parallel_for(context, n_item * call.n_split, attend_task, &call);
-  if (call.no_memory) return EDGEQKV_NO_MEMORY;
-  for (int block = 0; call.splits && block < n_item; block++) merge(call, block);
-  return EDGEQKV_OK;
+  edgeqkv_attention_args a = *args;
+  const Path* path = nullptr;
+  if (int32_t error = prepare(a, &path)) return error;
+  const Parallel parallel(parallel_for, context, n_thread);
+  append_rows(a, *path, parallel);
+  return attend_rows(a, *path, parallel);
 }
 
 extern "C" int32_t edgeqkv_attention_isa(int32_t isa) { return resolve_isa(isa); }

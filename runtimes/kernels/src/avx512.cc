@@ -161,6 +161,7 @@ struct Avx512 {
   // integer.h. VPDPBUSD multiplies unsigned bytes by signed ones. Keys are the unsigned ones, offset by 128, and a weight's digits,
   // the bytes of an unsigned 16-bit integer.
   static constexpr bool kIntegerTile = true, kKeyTile = true;
+  static constexpr float kFloatProduct = 2.5f;
   static constexpr int kTileKeys = 8, kTileVecs = 4, kLargestWeight = 65535, kKeyOffset = 128;
   using I = __m512i;
 

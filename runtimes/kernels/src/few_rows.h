@@ -19,7 +19,7 @@ struct FewRows {
 
     Scratch(Arena& arena, const edgeqkv_attention_args& a) {
       padded = arena.take<T>(size_t(W) * size_t(a.row_dim));
-      query_floats = packed_floats(a.key_dim) + 32 * kMaxParts;  // a unit and what is left of a vector for each part
+      query_floats = packed_query_floats(a.key_dim);
       queries = arena.take<float>(size_t(W / 2) * query_floats);
     }
   };
@@ -93,7 +93,7 @@ struct FewRows {
       if (j < s.fetch) fetch_rows(cache.row.row(s.key + s.ahead + j), (s.fetch - j < W ? s.fetch - j : W) * cache.row.stride);
       F x;
       if constexpr (kInt8)
-        x = packed_scores(k, s, j, rows);
+        x = packed_scores<V>(k, s.q, rows, s.key, j, s.n);
       else
         x = row_scores(s.q, rows, k.stride, k.dim);
       V::store(s.weight + j, x);
@@ -103,19 +103,6 @@ struct FewRows {
       }
       s.top = V::max(x, s.top);
     }
-  }
-
-  static F packed_scores(const Slice<T>& k, const Step& s, int j, const T* rows) {
-    F sum = V::set1(0);
-    const float* q = s.q;
-    for (int p = 0; p < k.n_part; p++) {
-      const Part& part = k.part[p];
-      F x = V::mul(V::set1(q[0]), V::dot_rows(q + 16, rows + part.begin, k.stride, part.dim));
-      x = scaled<V>(x, part.scale + s.key, j, s.n);
-      sum = p == 0 ? x : V::add(sum, x);
-      q += packed_floats(part.dim);
-    }
-    return sum;
   }
 
   static void weights(const Cached<T>& cache, Step& s) {
@@ -164,17 +151,6 @@ struct FewRows {
     }
   }
 
-  // The parts of the query one after the other: the unit, then from float 16 on V's layout of the integers. A part with NaN or
-  // infinity gets a NaN unit and zeros.
-  static void pack_query(const Slice<T>& k, const float* x, float* packed) {
-    for (int p = 0; p < k.n_part; p++) {
-      int16_t integers[kMaxPart];
-      packed[0] = round_query<V>(x + k.part[p].begin, k.part[p].dim, integers);
-      V::pack(integers, k.part[p].dim, packed + 16);
-      packed += packed_floats(k.part[p].dim);
-    }
-  }
-
   // Blocks of 4 KB, so that a block, the one before it, whose values are still to come, and their scores stay in L1; of k and v each.
   static int block_keys(int row_bytes) {
     int n = 4096 / row_bytes / W * W;
@@ -192,7 +168,7 @@ struct FewRows {
       float x[kMaxRow], *query = scratch.queries + size_t(r) * scratch.query_floats;
       if constexpr (kInt8) {
         load_query<V>(a, item, r, x);
-        pack_query(cache.key, x, query);
+        pack_query<V>(cache.key, x, query);
       } else {
         load_query<V>(a, item, r, query);
       }

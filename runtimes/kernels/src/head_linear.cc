@@ -28,9 +28,9 @@ void task(void* arg, int32_t i) {
 }
 
 bool valid(const edgeqkv_head_linear_args& a) {
-  bool shape = a.n_head >= 1 && a.n_token >= 1 && a.n_out >= 1 && a.n_out <= 65536 && a.n_in >= 1 && a.n_in <= 65536;
-  bool blocks = a.block >= 16 && a.block % 16 == 0 && a.n_in % a.block == 0;
-  return shape && blocks && a.x && a.weight && a.scale && a.y && int64_t(a.n_token) * a.n_head <= INT32_MAX / 64;
+  bool shape = a.n_head >= 1 && a.n_token >= 1 && a.n_out >= 1 && a.n_out <= 65536 && (a.y_stride == 0 || a.y_stride >= a.n_out);
+  bool rows = a.n_in >= 16 && a.n_in <= kMaxRow && a.n_in % 16 == 0;
+  return shape && rows && a.x && a.weight && a.scale && a.y && int64_t(a.n_token) * a.n_head <= INT32_MAX / 64;
 }
 
 }  // namespace
@@ -43,15 +43,13 @@ extern "C" int32_t edgeqkv_head_linear(const edgeqkv_head_linear_args* args, edg
   if (!args || args->size != sizeof *args || !valid(*args)) return EDGEQKV_BAD_ARGUMENT;
   int isa = resolve_isa(args->isa);
   if (isa < 0) return EDGEQKV_NO_ISA;
-  if (!parallel_for || n_thread < 1) {
-    parallel_for = run_serial;
-    n_thread = 1;
-  }
+  const Parallel parallel(parallel_for, context, n_thread);
   Call call;
   call.args = *args;
+  if (args->y_stride == 0) call.args.y_stride = args->n_out;
   call.path = path_of(isa);
   int64_t products = int64_t(args->n_token) * args->n_in * args->n_out;
-  call.n_split = parts_of(args->n_head, products, n_thread, (args->n_out + 15) / 16);
-  parallel_for(context, args->n_head * call.n_split, task, &call);
+  call.n_split = parts_of(args->n_head, products, parallel.n_thread, (args->n_out + 15) / 16);
+  parallel.run(args->n_head * call.n_split, task, &call);
   return call.no_memory ? EDGEQKV_NO_MEMORY : EDGEQKV_OK;
 }

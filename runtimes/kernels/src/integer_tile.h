@@ -20,8 +20,8 @@ struct IntegerTile {
   float* weight_unit;  // [kBlockRows]
   IntegerValues<V> values;
 
-  IntegerTile(Arena& arena, const edgeqkv_attention_args& a) : values(arena) {
-    query = arena.take<int32_t>(size_t(2 * a.key_dim / kGroup) * kBlockRows);
+  IntegerTile(Arena& arena, int key_dim) : values(arena) {
+    query = arena.take<int32_t>(size_t(2 * key_dim / kGroup) * kBlockRows);
     weight = arena.take<int32_t>(size_t(2 * kBlockGroups) * kBlockRows);
     key = arena.take<int8_t>(size_t(V::kTileKeys) * kMaxPart);
     offset = arena.take<int32_t>(size_t(kMaxParts) * kBlockRows);

@@ -71,7 +71,7 @@ size_t head_linear_floats(const edgeqkv_head_linear_args& a) {
 
 template <class V>
 constexpr Path path_over() {
-  return {append<V>, attend<V>, scratch_floats<V>, HeadLinear<V>::run, head_linear_floats<V>};
+  return {append<V>, attend<V>, scratch_floats<V>, HeadLinear<V>::run, head_linear_floats<V>, V::kFloatProduct};
 }
 
 }  // namespace

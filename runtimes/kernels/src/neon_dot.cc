@@ -117,6 +117,7 @@ struct NeonDot : NeonBase {
 
   // integer_tile.h
   static constexpr bool kIntegerTile = true, kKeyTile = false;
+  static constexpr float kFloatProduct = 2;
   static constexpr int kTileKeys = 4, kTileVecs = 2, kLargestWeight = kLargestInteger, kKeyOffset = 0;
   struct I {
     int32x4_t lo, hi;

@@ -32,6 +32,7 @@ struct Path {
   size_t (*scratch_floats)(const edgeqkv_attention_args& a);
   void (*head_linear)(const edgeqkv_head_linear_args& a, int head, int begin, int end, float* scratch);  // outputs begin .. end - 1
   size_t (*head_linear_floats)(const edgeqkv_head_linear_args& a);
+  float float_product;  // of many query rows: what a product of floats takes, in those with int8
 };
 
 // AUTO to the best path here, any other value to itself, or -1 if it cannot run here.

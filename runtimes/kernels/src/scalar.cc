@@ -104,9 +104,8 @@ void head_linear(const edgeqkv_head_linear_args& a, int head, int begin, int end
     for (int o = begin; o < end; o++) {
       size_t row = size_t(head) * size_t(a.n_out) + size_t(o);
       double sum = 0;
-      for (int i = 0; i < a.n_in; i++)
-        sum += double(x[i]) * a.scale[row * size_t(a.n_in / a.block) + size_t(i / a.block)] * a.weight[row * size_t(a.n_in) + size_t(i)];
-      a.y[at * size_t(a.n_out) + size_t(o)] = float(sum);
+      for (int i = 0; i < a.n_in; i++) sum += double(x[i]) * a.weight[row * size_t(a.n_in) + size_t(i)];
+      a.y[at * size_t(a.y_stride) + size_t(o)] = float(sum * a.scale[row]);
     }
   }
 }
@@ -115,6 +114,6 @@ size_t head_linear_floats(const edgeqkv_head_linear_args&) { return 0; }
 
 }  // namespace
 
-const Path kScalarPath = {append, attend, scratch_floats, head_linear, head_linear_floats};
+const Path kScalarPath = {append, attend, scratch_floats, head_linear, head_linear_floats, 1};
 
 }  // namespace edgeqkv

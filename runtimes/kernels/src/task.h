@@ -1,9 +1,11 @@
-// What the entry points share: serial execution, scratch memory of a thread, and how finely work is cut.
+// What the entry points share: the caller's threads, scratch memory of a thread, and how finely work is cut.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+
+#include "edgeqkv_attention.h"
 
 namespace edgeqkv {
 
@@ -36,9 +38,21 @@ inline float* thread_scratch(size_t n) {
   return scratch.get(n > 0 ? n : 1);
 }
 
-inline void run_serial(void*, int32_t n, void (*task)(void*, int32_t), void* arg) {
-  for (int32_t i = 0; i < n; i++) task(arg, i);
-}
+// The caller's threads; without them, the calling thread.
+struct Parallel {
+  edgeqkv_parallel_for parallel_for = nullptr;
+  void* context = nullptr;
+  int32_t n_thread = 1;
+
+  Parallel() = default;
+  Parallel(edgeqkv_parallel_for run, void* of_run, int32_t threads)
+      : parallel_for(run), context(of_run), n_thread(run && threads > 1 ? threads : 1) {}
+
+  void run(int32_t n, void (*task)(void* arg, int32_t i), void* arg) const {
+    if (parallel_for) return parallel_for(context, n, task, arg);
+    for (int32_t i = 0; i < n; i++) task(arg, i);
+  }
+};
 
 // Into how many parts each of n_item items of so many products is cut: so many that there are two tasks for each thread and a slow
 // core does not hold up the others, but no part of less than what is worth another thread. At most `most`.

@@ -17,7 +17,7 @@ struct Tiles {
   static constexpr bool kInt8 = sizeof(T) == 1;
 
   struct None {
-    None(Arena&, const edgeqkv_attention_args&) {}
+    None(Arena&, int) {}
   };
   static constexpr bool kIntegers = kInt8 && V::kIntegerTile;
   using Integers = std::conditional_t<kIntegers, IntegerTile<V>, None>;
@@ -31,7 +31,7 @@ struct Tiles {
           score(arena.take<float>(size_t(kBlockKeys + V::kRows) * kBlockRows)),
           k(sizeof(T) == 4 || kIntegers ? nullptr : arena.take<float>(size_t(kBlockKeys) * size_t(a.row_dim))),
           v(sizeof(T) == 4 ? nullptr : arena.take<float>(size_t(kBlockKeys) * size_t(a.value_dim))),
-          integers(arena, a) {}
+          integers(arena, a.key_dim) {}
   };
 
   // Rows of floats.

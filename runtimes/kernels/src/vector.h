@@ -9,6 +9,7 @@
 //   dot_rows(packed, k, stride, dim) -> F   lane i = query . k[i] for W rows
 //   PackedWeights, pack_weights, add_values acc[d] += sum_j weight[j] * v[j, d], weights of 16 bits unless unit is 0
 //   kIntegerTile, kKeyTile                  whether it has what integer.h and key_tile.h ask for
+//   kFloatProduct                           Path::float_product
 //
 // Everything is in an unnamed namespace and uses no inline library function: each source file is compiled with its own
 // flags, and a function shared between them would be linked in one version, perhaps not one that the CPU can run.
@@ -138,6 +139,35 @@ float round_query(const float* x, int dim, int16_t* integers) {
 
 // Floats of V's layout of a packed query: [0] its unit, [16 ..] the integers, which take no more than its floats did.
 constexpr size_t packed_floats(int dim) { return 16 + (size_t(dim) + 15) / 16 * 16; }
+
+// The same with a unit, and what is left of a vector, for each part.
+constexpr size_t packed_query_floats(int dim) { return packed_floats(dim) + 32 * kMaxParts; }
+
+// The parts of a query one after the other: the unit, then from float 16 on V's layout of the integers. A part with NaN or infinity
+// gets a NaN unit and zeros.
+template <class V>
+void pack_query(const Slice<int8_t>& k, const float* x, float* packed) {
+  for (int p = 0; p < k.n_part; p++) {
+    int16_t integers[kMaxPart];
+    packed[0] = round_query<V>(x + k.part[p].begin, k.part[p].dim, integers);
+    V::pack(integers, k.part[p].dim, packed + 16);
+    packed += packed_floats(k.part[p].dim);
+  }
+}
+
+// lane i = query . k[i] for the W `rows` that begin with position key + j; of n from `key` on the others do not count.
+template <class V>
+typename V::F packed_scores(const Slice<int8_t>& k, const float* query, const int8_t* rows, int key, int j, int n) {
+  typename V::F sum = V::set1(0);
+  for (int p = 0; p < k.n_part; p++) {
+    const Part& part = k.part[p];
+    typename V::F x = V::mul(V::set1(query[0]), V::dot_rows(query + 16, rows + part.begin, k.stride, part.dim));
+    x = scaled<V>(x, part.scale + key, j, n);
+    sum = p == 0 ? x : V::add(sum, x);
+    query += packed_floats(part.dim);
+  }
+  return sum;
+}
 
 // W rows from `rows` on: in place, or where only n are left, copied to `padded` with zeros after them.
 template <int W, class T>

@@ -134,7 +134,7 @@ def growth(variant, cache, kernel, capacity, folder, verbs):
     form = "fused" if kernel == "fused" else attention_form(config.row, cache)
     assert form == ("fused" if kernel == "fused" else "folded" if variant == "Q-MQA" else "gqa")
     write.OnnxVerbs = verbs  # this process is for one measurement
-    model = write.build_graph(config, weights, layout, write.weight_formats("int8", kernel), scales, form)
+    model = write.build_graph(config, weights, layout, write.weight_formats("int8", products=False), scales, form)
     write_graphs({"model.onnx": model}, folder)
     operators = native_library(LIBRARY) if kernel == "fused" else None
     engine = OnnxEngine(folder / "model.onnx", layout, write.aliases(model), config.vocab_size, 1, operators)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from edgeqkv.decoder import absorbed
 from edgeqkv.rotary import turns
 
 
@@ -72,6 +73,9 @@ class NumpyVerbs:
 
     def repeat(self, x, n_head):
         return np.tile(x, (1, 1, n_head))
+
+    def attend_latent(self, q_nope, q_rope, row, name, layer):
+        return absorbed(self, self.config, q_nope, q_rope, row, name, layer)
 
     def attend(self, q, k, v, layer):
         row, end = self.config.row, self.position + q.shape[1]
