@@ -9,6 +9,7 @@ from edgeqkv.atomic import atomic_write
 from edgeqkv.cache import CacheLayout
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.files import file_sha256
+from edgeqkv.limits import CACHE_BYTES
 from edgeqkv.manifest import FORMAT, MANIFEST, EntryPoint, Manifest, ParityRecord, Port, cache_entry
 from edgeqkv.parameters import parameter_count
 from edgeqkv.strict import from_json, read_json, to_json
@@ -56,7 +57,8 @@ def _check(manifest: Manifest, where: str) -> None:
 
     expected = model.config.variant, parameter_count(model.config)
     demand((model.variant, model.parameters) == expected, "variant or parameters do not agree with the configuration")
-    demand(1 <= manifest.capacity <= model.config.n_positions, "capacity does not fit the model's positions")
+    most = model.config.n_positions
+    demand(1 <= manifest.capacity <= most, f"capacity is {manifest.capacity}, outside 1 to {most}")
     demand(all(0 <= token < model.config.token_count for token in text.end_tokens), "an end token is none of the model's")
     demand(text.tokenizer is None or text.tokenizer.file == TOKENIZER, f"its tokenizer is not {TOKENIZER}")
     demand(bool(manifest.artifacts), "it has no artifact")
@@ -67,12 +69,13 @@ def _check(manifest: Manifest, where: str) -> None:
         demand(
             cache_entry(layout, cache.static_scales) == cache, f"the cache of {name} does not agree with the model's geometry"
         )
+        demand(cache.bytes <= CACHE_BYTES, f"{name}: the cache has more than {CACHE_BYTES} bytes")
         found = {tensor: len(scale) for tensor, scale in cache.static_scales.items()}
         demand(found == layout.static_widths, f"the static scales of {name} do not belong to its cache")
         demand(bool(artifact.files) and bool(artifact.entry_points), f"{name} has no files or no entry points")
         demand(all(map(_inside, artifact.files)), f"{name} names files outside the bundle")
-        in_range = 1 <= artifact.prefill_chunk <= manifest.capacity
-        demand(in_range, f"{name} has a prefill_chunk outside 1..{manifest.capacity}")
+        chunk, most = artifact.prefill_chunk, manifest.capacity
+        demand(1 <= chunk <= most, f"{name}: prefill_chunk is {chunk}, outside 1 to {most}")
         for entry in artifact.entry_points:
             _check_entry(entry, name, layout, model.config.vocab_size, demand)
         if artifact.runtime in targets():

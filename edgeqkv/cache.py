@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from edgeqkv.config import Learned, ModelConfig, Row
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.limits import CACHE_BYTES
 from edgeqkv.strict import Strict
 
 CacheDtype = Literal["fp32", "fp16", "int8"]
@@ -161,4 +162,7 @@ def cache_layout(config: ModelConfig, capacity: int, dtype: CacheDtype, int8_sca
     """
     check_capacity(config, capacity)
     scales = int8_scales or ("per_slice" if config.row.scale_split else "per_row")
-    return CacheLayout(config.n_layer, config.row, capacity, dtype, scales if dtype == "int8" else "none")
+    layout = CacheLayout(config.n_layer, config.row, capacity, dtype, scales if dtype == "int8" else "none")
+    if layout.bytes > CACHE_BYTES:
+        raise EdgeQKVError(f"a cache of {layout.bytes} bytes is more than the most, {CACHE_BYTES}; take a smaller --capacity")
+    return layout

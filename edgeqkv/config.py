@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NoReturn, get_args
 from msgspec import Meta, to_builtins
 from msgspec.structs import replace
 
+from edgeqkv import limits
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.strict import Strict, from_json
 
@@ -21,7 +22,9 @@ CONFIG_FORMAT = 2
 
 Projections = Literal["QKV", "Q-K=V", "Q=K-V", "Q=K=V"]
 Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-Layers = Annotated[int, Meta(ge=1, le=10_000)]
+Layers = Annotated[int, Meta(ge=1, le=limits.LAYERS)]
+Positions = Annotated[int, Meta(ge=1, le=limits.POSITIONS)]
+Ids = Annotated[int, Meta(ge=1, le=limits.IDS)]
 Epsilon = Annotated[float, Meta(gt=0, lt=1)]
 Factor = Annotated[float, Meta(gt=0, lt=1e30)]
 
@@ -247,9 +250,9 @@ class ModelConfig(Block, frozen=True):
 
     n_layer: Layers
     d_model: Size
-    n_positions: Size
-    vocab_size: Size
-    token_count: Size
+    n_positions: Positions
+    vocab_size: Ids
+    token_count: Ids
     embedding_scale: Factor
     residual_scale: Factor
     positions: Learned | Rotary

@@ -56,7 +56,7 @@ def from_json(kind: type[T], data: Any, where: str) -> T:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise EdgeQKVError(f"{where}: {_in_our_words(kind, str(error))}") from error
+        raise EdgeQKVError(f"{where}: {_in_our_words(kind, data, str(error))}") from error
     except EdgeQKVError as error:  # the class refused values that do not fit together
         raise EdgeQKVError(f"{where}: {error}") from error
 
@@ -83,7 +83,7 @@ def schema(kind: Any, title: str) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **out}
 
 
-def _in_our_words(kind: Any, message: str) -> str:
+def _in_our_words(kind: Any, data: Any, message: str) -> str:
     """msgspec's "Object contains unknown field `x` - at `$.cache`" as a sentence that begins with the place."""
     text, _, place = message.partition(" - at `")
     place = place.rstrip("`").removeprefix("$").removeprefix(".")
@@ -92,15 +92,23 @@ def _in_our_words(kind: Any, message: str) -> str:
     text = re.sub(r"^Invalid (?:enum )?value (.*)$", r"\1 is not one of ", text)
     if text.endswith(" is not one of "):
         text += ", ".join(map(repr, _choices(kind, place)))
+    if text.startswith("Expected `int` "):
+        bounds = [(t.ge, t.le) for t in _types_at(kind, place) if isinstance(t, msgspec.inspect.IntType)]
+        if bounds and None not in bounds[0] and (value := _value_at(data, place)) is not None:
+            return f"{place} is {value}, outside {bounds[0][0]} to {bounds[0][1]}"
     text = text.replace("`", "")
     return f"{place}: {text}" if place else text
 
 
 def _choices(kind: Any, place: str) -> list[Any]:
-    """What may stand at a place ("artifacts[0].kernel") where few values may: a Literal's, or the tags of a union of
-    structs."""
+    """What may stand at a place where few values may: a Literal's, or the tags of a union of structs."""
+    return sorted(v for each in _types_at(kind, place) if isinstance(each, msgspec.inspect.LiteralType) for v in each.values)
+
+
+def _types_at(kind: Any, place: str) -> list[Any]:
+    """What may stand at a place ("artifacts[0].kernel")."""
     found = [msgspec.inspect.type_info(kind)]
-    for part in re.findall(r"\[.*?\]|[^.\[]+", place):
+    for part in _parts(place):
         inside: list[Any] = []
         for each in _alternatives(found):
             if part.startswith("["):
@@ -109,7 +117,23 @@ def _choices(kind: Any, place: str) -> list[Any]:
                 inside += [msgspec.inspect.LiteralType((each.tag,))] if part == each.tag_field else []
                 inside += [field.type for field in each.fields if field.encode_name == part]
         found = inside
-    return sorted(v for each in _alternatives(found) if isinstance(each, msgspec.inspect.LiteralType) for v in each.values)
+    return _alternatives(found)
+
+
+def _value_at(data: Any, place: str) -> int | None:
+    """The whole number at a place; None where the place is not spelled out ("row[...]")."""
+    for part in _parts(place):
+        if not part.startswith("["):
+            data = data[part]
+        elif part[1:-1].isdigit():
+            data = data[int(part[1:-1])]
+        else:
+            return None
+    return data if type(data) is int else None
+
+
+def _parts(place: str) -> list[str]:
+    return re.findall(r"\[.*?\]|[^.\[]+", place)
 
 
 def _alternatives(types: list[Any]) -> list[Any]:

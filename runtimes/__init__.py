@@ -5,17 +5,15 @@ from pathlib import Path
 
 from edgeqkv.bundle import check_files, read_bundle
 from edgeqkv.errors import EdgeQKVError, MissingPackage
+from edgeqkv.limits import check_threads
 from edgeqkv.manifest import Artifact, Executor, Manifest
 from edgeqkv.session import Session
 from edgeqkv.targets import target_of
 
-MOST_THREADS = 1024  # what our operators take; far more hang or end a runtime
-
 
 def open_bundle(folder: Path, runtime: str | None, kernel: str | None, threads: int | None, check: bool) -> Session:
     """See :func:`edgeqkv.open`."""
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise EdgeQKVError(f"threads must be 1 to {MOST_THREADS}, found {threads}")
+    check_threads(threads)
     manifest = read_bundle(folder)
     artifact = choose_artifact(folder, manifest, runtime, kernel)
     if check:

@@ -68,7 +68,7 @@ def test_inspect_shows_every_variant(cli, bundle, tiny_model):
         (["--ids", "1", "--prompt", "a"], "give either --prompt TEXT or --ids"),
         (["--ids", "1", "--tokens", "0"], "--tokens must be at least 1"),
         (["--ids", "1", "--temperature", "-1"], "temperature must be 0"),
-        (["--ids", "1", "--threads", "0"], "threads must be 1 to 1024, found 0"),
+        (["--ids", "1", "--threads", "0"], "threads must be 1 to 256, found 0"),
         (
             ["--ids", "1", "--runtime", "executorch"],
             "nothing for the runtime 'executorch'; it was exported for: onnx (fused kernel), onnx (stock kernel)",
@@ -117,9 +117,9 @@ def test_new_writes_random_weights_that_say_so(cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["new", "tale-4m", "--layers", 10**9], "tale-4m: n_layer: Expected int <= 10000"),
-        (["new", "tale-4m", "--layers", 0], "tale-4m: n_layer: Expected int >= 1"),
-        (["import", GOLDEN / "qkv.pt", "--token-count", 0], "qkv.pt: token_count: Expected int >= 1"),
+        (["new", "tale-4m", "--layers", 10**9], "tale-4m: n_layer is 1000000000, outside 1 to 4096"),
+        (["new", "tale-4m", "--layers", 0], "tale-4m: n_layer is 0, outside 1 to 4096"),
+        (["import", GOLDEN / "qkv.pt", "--token-count", 0], "qkv.pt: token_count is 0, outside 1 to 16777216"),
         (["import", GOLDEN / "qkv.pt", "--token-count", 321], "token_count 321 exceeds vocab_size 320"),
     ],
 )

@@ -51,7 +51,7 @@ def test_a_model_folder_of_format_1():
         (lambda d: d.update(n_head="4"), "d_model 32 is not divisible by n_head '4'"),
         (lambda d: d.update(n_kv_head=3), "n_head 4 is not divisible by n_kv_head 3"),
         (lambda d: d.update(d_mlp="32"), "mlp.width: Expected int, got str"),
-        (lambda d: d.update(n_layer=10**9), "n_layer: Expected int <= 10000"),
+        (lambda d: d.update(n_layer=10**9), "n_layer is 1000000000, outside 1 to 4096"),
         (lambda d: d.update(format=3), "has format 3, this edgeqkv reads up to 2: update edgeqkv"),
     ],
 )

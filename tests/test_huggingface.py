@@ -224,7 +224,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama-3", {"rope_interleave": True}, "the field 'rope_interleave' is not known for llama"),
     ("llama-3", {"logits_scaling": 8.0}, "the field 'logits_scaling' is not known for llama and may change"),
     ("llama-3", {"layer_types": ["sliding_attention"] * 3}, "layer_types: only full_attention"),
-    ("llama-3", {"num_hidden_layers": 0}, "num_hidden_layers: Expected int >= 1"),
+    ("llama-3", {"num_hidden_layers": 0}, "num_hidden_layers is 0, outside 1 to 4096"),
     ("llama-3", {"num_key_value_heads": 3}, "n_head 4 is not divisible by n_kv_head 3"),
     ("llama-3", {"rms_norm_eps": 0}, "rms_norm_eps: Expected float > 0"),
     ("llama-3", {"hidden_size": "64"}, "hidden_size: Expected int, got str"),

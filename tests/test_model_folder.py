@@ -107,7 +107,7 @@ def nan(weights):
             lambda f: edit_config(f, "model.attention.n_kv_head", 2),
             "h.0.attn.k.weight has shape [16, 64], the configuration needs [32, 64]",
         ),
-        (lambda f: edit_config(f, "model.n_layer", 10**9), "model.n_layer: Expected int <= 10000"),
+        (lambda f: edit_config(f, "model.n_layer", 10**9), "model.n_layer is 1000000000, outside 1 to 4096"),
         (lambda f: edit_config(f, "format", 3), "config.json has format 3, this edgeqkv reads up to 2: update edgeqkv"),
         (lambda f: edit_config(f, "format", "2"), "config.json has format '2', this edgeqkv reads up to 2"),
         (lambda f: (f / "config.json").write_text('{"format": 2, "format": 2}'), "the field 'format' stands there twice"),

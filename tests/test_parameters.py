@@ -7,6 +7,7 @@ import pytest
 from conftest import tiny_config
 from msgspec.structs import replace
 
+from edgeqkv import limits
 from edgeqkv.config import MLP, Head, Norm, Rotary
 from edgeqkv.model_folder import Model, expanded
 from edgeqkv.parameters import parameter_count, parameter_shapes
@@ -133,8 +134,8 @@ def test_the_value_before_rotation_costs_no_weights():
 
 
 def test_the_most_layers_that_a_file_may_claim_are_counted_in_no_time():
-    config = replace(PRESETS["youtu-2b"], n_layer=10_000)
+    config = replace(PRESETS["youtu-2b"], n_layer=limits.LAYERS)
     start = time.perf_counter()
-    assert parameter_count(config) > 5e11
-    assert len(parameter_shapes(config)) > 100_000
+    assert parameter_count(config) > 2e11
+    assert len(parameter_shapes(config)) > 40_000
     assert time.perf_counter() - start < 5  # a busy machine's; a fraction of a second

@@ -23,6 +23,7 @@
 #include <string>
 #include <vector>
 
+#include "../native/src/limits.h"
 #include "edgeqkv_executorch.h"
 #include "stop.h"
 #include "threadpool.h"
@@ -106,7 +107,7 @@ void start_runtime() {
 class PoolUse {
  public:
   explicit PoolUse(int32_t threads) {
-    if (threads < 0 || threads > kMost) throw Failure{kBadFile, "threads must be 0 to " + std::to_string(kMost)};
+    if (threads < 0 || threads > kMostThreads) throw Failure{kBadFile, "threads must be 0 to " + std::to_string(kMostThreads)};
     auto* pool = ::executorch::extension::threadpool::get_threadpool();
     if (threads && pool && pool->get_thread_count() != size_t(threads)) {
       if (users_)
@@ -121,7 +122,6 @@ class PoolUse {
   PoolUse& operator=(const PoolUse&) = delete;
 
  private:
-  static constexpr int32_t kMost = 256;
   static inline int users_ = 0;
 };
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgeqkv.bundle import read_bundle
 from edgeqkv.errors import CacheFull, CheckFailed, EdgeQKVError, MissingPackage
+from edgeqkv.limits import check_threads
 from edgeqkv.manifest import Artifact, Manifest
 from edgeqkv.sampling import Sampler
 
@@ -81,8 +82,7 @@ class NativeBundle:
         threads: int | None = None,
         check: bool = True,
     ) -> None:
-        if threads is not None and not 1 <= threads <= np.iinfo(np.int32).max:
-            raise EdgeQKVError(f"threads must be at least 1, found {threads}")
+        check_threads(threads)
         self.folder = folder
         self._library = _load(libraries.edgeqkv)
         self._handle = ctypes.c_void_p()

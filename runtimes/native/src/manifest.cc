@@ -7,15 +7,13 @@
 #include "error.h"
 #include "file.h"
 #include "json.h"
+#include "limits.h"
 
 namespace edgeqkv {
 namespace {
 
 constexpr const char* kName = "edgeqkv.json";
 constexpr uint64_t kMostBytes = uint64_t{64} << 20;
-// Far above what is sensible: they keep sums within 64 bits, and allocations below what a typing mistake would ask for.
-constexpr int64_t kMostLayers = 4096, kMostPositions = int64_t{1} << 24, kMostIds = int64_t{1} << 24,
-                  kMostElements = int64_t{1} << 40;
 
 [[noreturn]] void wrong(const std::string& what) { throw Error(what + "; export the bundle again"); }
 
@@ -81,7 +79,7 @@ Buffer buffer(const std::string& name, const std::string& dtype, const std::vect
   const size_t axis = scale ? shape.size() - 1 : row_axis;
   int64_t elements = 1;
   for (size_t i = 0; i < shape.size(); i++) {
-    demand(shape[i] >= 1 && shape[i] <= kMostElements / elements, name + " has an impossible shape");
+    demand(shape[i] >= 1 && shape[i] <= kMostCacheBytes / elements, name + " has an impossible shape");
     elements *= shape[i];
     if (i < axis) out.outer *= size_t(shape[i]);
     if (i > axis) out.inner_bytes *= size_t(shape[i]);
@@ -123,7 +121,7 @@ void read_cache(const Json& cache, const Manifest& manifest, Artifact& artifact)
     (is_scale(b.name) ? scales : rows)++;
     demand(is_scale(b.name) || b.dtype == dtype->second, b.name + " is not of the cache's dtype");
     bytes += int64_t(b.bytes);
-    demand(bytes <= kMostElements, "the cache is impossibly large");
+    demand(bytes <= kMostCacheBytes, "the cache has more than " + std::to_string(kMostCacheBytes) + " bytes");
   }
   const size_t tensors = old ? cache.at("tensors").array("tensors").items.size() : cache.at("row").object("row").items.size();
   demand(rows == manifest.n_layer * int64_t(tensors), "the cache has other than one buffer for each layer and tensor");
@@ -132,8 +130,8 @@ void read_cache(const Json& cache, const Manifest& manifest, Artifact& artifact)
   demand(with_rows || layout == "static" || layout == "none", "the cache has the unknown scales '" + layout + "'");
   demand(with_rows ? scales == rows : scales == 0, "the cache has scales for other than its rows");
   demand((layout != "none") == (artifact.cache_dtype == "int8"), "the scales of the cache do not fit its dtype");
-  if (layout == "static") artifact.static_scale_bytes = whole(cache, "scale_bytes", 0, kMostElements);
-  artifact.cache_bytes = whole(cache, "bytes", 1, kMostElements);
+  if (layout == "static") artifact.static_scale_bytes = whole(cache, "scale_bytes", 0, kMostCacheBytes);
+  artifact.cache_bytes = whole(cache, "bytes", 1, kMostCacheBytes);
   demand(bytes + artifact.static_scale_bytes == artifact.cache_bytes, "the bytes of the cache are not those of its buffers");
 }
 
@@ -254,7 +252,7 @@ Manifest read(const Json& json) {
   manifest.n_layer = whole(config, "n_layer", 1, kMostLayers);
   manifest.vocab_size = whole(config, "vocab_size", 1, kMostIds);
   manifest.token_count = whole(config, "token_count", 1, manifest.vocab_size);
-  manifest.capacity = whole(json, "capacity", 1, kMostPositions);
+  manifest.capacity = whole(json, "capacity", 1, whole(config, "n_positions", 1, kMostPositions));
   if (manifest.format == 4) {
     read_text(json, manifest);
   } else if (const Json& sha256 = model.at("tokenizer_sha256"); !sha256.is_null()) {

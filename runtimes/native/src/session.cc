@@ -7,12 +7,12 @@
 
 #include "error.h"
 #include "file.h"
+#include "limits.h"
 #include "session_file.h"
 
 namespace edgeqkv {
 namespace {
 
-constexpr int kMostThreads = 256;
 constexpr uint64_t kMostTokenizerBytes = uint64_t{64} << 20;
 
 void check_file(const std::string& folder, const std::string& name, const std::string& sha256) {

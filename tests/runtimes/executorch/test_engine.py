@@ -189,7 +189,7 @@ def test_the_number_of_threads_is_that_of_the_process(executorch_bundle):
     assert (run.returncode, run.stderr) == (0, "")
     refused, too_many = run.stdout.splitlines()
     assert refused.startswith("2 ExecuTorch has one pool of threads, and sessions that run on 2")
-    assert too_many.startswith("2 threads must be 0 to 256")
+    assert too_many == "2 threads must be 1 to 256, found 1000"
 
 
 def test_what_the_session_refuses_of_a_host_that_does_not_check(executorch_bundle):
