@@ -1,10 +1,14 @@
 """Chat templates: a conversation as the text that a model was trained on."""
 
 import json
-from datetime import datetime
-from typing import Any, TypedDict
+import subprocess
+import sys
+from typing import TypedDict
 
+from edgeqkv import chat_template
 from edgeqkv.errors import EdgeQKVError, require
+
+SECONDS = 20  # for a template, which needs a fraction of one on a slow board
 
 # For a model without a template: the turns one after another.
 PLAIN = (
@@ -24,21 +28,21 @@ def render(template: str | None, messages: list[Message], special_tokens: dict[s
     """The text of a conversation up to where the assistant's next turn begins.
 
     Templates are Jinja as Hugging Face writes them. They come with a model, from a stranger, so that they run in Jinja's
-    sandbox without access to anything but the conversation. Raises :class:`EdgeQKVError` when the template does.
+    sandbox, in a process of their own (:mod:`edgeqkv.chat_template`) with :data:`SECONDS` of time and bounded memory. Raises
+    :class:`EdgeQKVError` when the template does, or when it takes more.
     """
-    jinja2, sandbox = require("jinja2", "chat"), require("jinja2.sandbox", "chat")
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
-    values: dict[str, Any] = {"messages": messages, "add_generation_prompt": True, **special_tokens}
+    require("jinja2", "chat")
+    values = {"messages": messages, "add_generation_prompt": True, **special_tokens}
+    command = [sys.executable, "-P", chat_template.__file__, str(SECONDS)]
+    request = json.dumps({"template": template or PLAIN, "values": values}).encode()
     try:
-        text: str = environment.from_string(template or PLAIN).render(**values)
-    except Exception as error:  # a template is a program: it may divide by zero
-        raise EdgeQKVError(f"the bundle's chat template refuses this conversation: {error}") from error
+        done = subprocess.run(command, input=request, capture_output=True, timeout=SECONDS, check=False)
+        answer = json.loads(done.stdout)
+    except subprocess.TimeoutExpired as error:
+        raise EdgeQKVError(f"the bundle's chat template takes more than {SECONDS} seconds") from error
+    except json.JSONDecodeError as error:
+        raise EdgeQKVError(f"the bundle's chat template ends the process that renders it ({done.returncode})") from error
+    if "refused" in answer:
+        raise EdgeQKVError(f"the bundle's chat template refuses this conversation: {answer['refused']}")
+    text: str = answer["text"]
     return text

@@ -1,6 +1,7 @@
 """Chat templates: rendered as transformers renders them, and kept from everything but the conversation."""
 
 import re
+import time
 from datetime import datetime
 
 import pytest
@@ -145,6 +146,46 @@ def test_a_template_that_refuses_a_conversation():
 def test_a_broken_template_is_a_sentence(template):
     with pytest.raises(EdgeQKVError, match="the bundle's chat template refuses this conversation: .+"):
         render(template, TALK, TOKENS)
+
+
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}" + "{% endfor %}" * 2
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for i in range(10**9) %}{% endfor %}", "refuses this conversation: Range too big"),
+        (LOOPS, "takes more than 2 seconds"),
+        ("{% set x = 9**(9**9) %}", "takes more than 2 seconds"),
+        ("{{ 'a' * 10**9 }}", "refuses this conversation: it takes more than 512 MiB of memory"),
+        ("{{ 'a'.center(10**9) }}", "it takes more than 512 MiB of memory"),
+        ("{{ '%1000000000d' % 1 }}", "it takes more than 512 MiB of memory"),
+        ("{% set x = [[0] * 10**9] %}", "it takes more than 512 MiB of memory"),
+        ("{{ 'a' * 10**7 }}", "it writes 10,000,000 characters, and at most 4,194,304 are taken"),
+        ("{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", "refuses this conversation: maximum recursion depth"),
+        ("{{ " + "(" * 10**5 + ")" * 10**5 + " }}", "refuses this conversation: maximum recursion depth"),
+        ("{{ " + "-" * 10**5 + "1 }}", "refuses this conversation: maximum recursion depth"),
+        ("{{ raise_exception('a\\nb' * 1000) }}", "a b"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_a_hostile_template_is_a_sentence_in_bounded_time_and_memory(template, reason, monkeypatch):
+    monkeypatch.setattr("edgeqkv.chat.SECONDS", 2)
+    start = time.perf_counter()
+    with pytest.raises(EdgeQKVError, match=re.escape(reason)) as error:
+        render(template, TALK, TOKENS)
+    assert time.perf_counter() - start < 10  # a busy machine's
+    assert error.value.exit_code == 2
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+def test_a_template_that_brings_its_process_down(monkeypatch, tmp_path):
+    program = tmp_path / "dies.py"
+    program.write_text("import os; os.abort()")
+    monkeypatch.setattr("edgeqkv.chat.chat_template.__file__", str(program))
+    with pytest.raises(EdgeQKVError, match=r"the bundle's chat template ends the process that renders it \(-6\)"):
+        render(None, TALK, TOKENS)
 
 
 @pytest.mark.parametrize(
