@@ -12,13 +12,14 @@ NATIVE := $(shell find runtimes -name CMakeLists.txt -o -name '*.cc' -o -name '*
 ORT_HEADERS := build/onnxruntime-headers
 OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 
-.PHONY: help setup demo test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 runner-aarch64 \
+.PHONY: help setup demo test android-jvm kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 runner-aarch64 \
 	android-native check-ort-api lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-attention \
 	bench-bundles clean
 
 help:
 	@echo "make demo             set up, then export, verify, run and compare the models in models/"
 	@echo "make test             set up, then run every test"
+	@echo "make android-jvm      the Kotlin library for Android, and its tests on this machine's JVM (part of make test)"
 	@echo "make kernels          build the C++ attention kernel and run its tests (part of make test)"
 	@echo "make kernels-sanitize the same with address and undefined-behaviour sanitizers (part of make test)"
 	@echo "make kernels-aarch64  cross-build it and run its tests under qemu-user, without and with the dot product"
@@ -75,6 +76,9 @@ $(OLDEST): | setup
 	@rm -rf build/onnxruntime-1.23.2 && mkdir -p build/onnxruntime-1.23.2
 	@$(BIN)/pip download --quiet --no-deps --only-binary=:all: --dest build/onnxruntime-1.23.2 onnxruntime==1.23.2
 	@cd build/onnxruntime-1.23.2 && ../../$(BIN)/python -m zipfile -e onnxruntime-*.whl . && rm onnxruntime-*.whl
+
+android-jvm: setup
+	sh runtimes/android/jvm.sh build/android/jvm $(BIN)/python
 
 kernels kernels-sanitize:
 	@command -v cmake >/dev/null && command -v g++ >/dev/null \

@@ -16,7 +16,7 @@ public class Bundle internal constructor(private val handle: Long) : AutoCloseab
     /**
      * Token ids of [text]. Special tokens in the text are recognised as such; with [addSpecial], those that the tokenizer puts
      * around a text (a beginning-of-text token, say) are added, which a chat template does itself. Unpaired surrogates
-     * become U+FFFD.
+     * become "?", as everywhere in Java.
      *
      * @throws EdgeQKVException with [EdgeQKVException.Code.MISSING] where [BundleInfo.tokenizerMissing] is not null.
      */
