@@ -8,7 +8,7 @@ DEMO := build/demo
 BENCH := build/bench
 STORY := --prompt "Once upon a time there was a little princess" --tokens 120 --temperature 0.6 --top-k 40 --seed 7
 
-NATIVE := $(shell find runtimes -name CMakeLists.txt -o -name '*.cc' -o -name '*.h')
+NATIVE := $(shell find runtimes -path runtimes/android -prune -o \( -name CMakeLists.txt -o -name '*.cc' -o -name '*.h' \) -print)
 ORT_HEADERS := build/onnxruntime-headers
 OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 

@@ -40,7 +40,7 @@ def test_wheel(environment, tag, kernel, tiny_model, tmp_path):
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     assert (LIBRARY in names) == (kernel == "fused")
-    sources = {name for name in names if name.endswith((".cc", ".h", ".swift", ".sh", "CMakeLists.txt"))}
+    sources = {name for name in names if name.endswith((".cc", ".h", ".swift", ".kt", ".sh", "CMakeLists.txt"))}
     compiled = {HEADER, "edgeqkv/runtimes/native/libedgeqkv.so", "edgeqkv/runtimes/run/edgeqkv-run"}
     assert sources <= {HEADER}  # what an app's compiler needs
     assert (compiled <= names) == (kernel == "fused")
