@@ -27,8 +27,9 @@ class Onnx(Target):
     caches = ("fp32", "fp16", "int8")
     kernels = ("fused", "stock")
     options = frozenset({"calibration"})
-    prefill_chunk = 64  # activations, and so the peak of memory, grow with it; the weights are read once a chunk
+    prefill_chunk = 128  # measured (docs/decisions.md): weights are read once a chunk, activations grow with it
     packages = ("onnxruntime",)
+    android = "libonnxruntime.so"
 
     def need(self) -> object:
         return require("onnx_ir", "onnx")
