@@ -204,16 +204,24 @@ def test_thousands_of_sessions(runtime, golden_bundle, executorch_bundle, open_n
     assert after[0] - rss < 1024, "KiB"  # of 10,000 caches, logits and bindings
 
 
-def test_bundles_are_opened_and_closed_without_growth(golden_bundle, open_native):
+@pytest.mark.parametrize("runtime", ["onnx", "executorch"])
+def test_bundles_are_opened_and_closed_without_growth(runtime, golden_bundle, executorch_bundle, open_native):
+    """A thousand with ONNX Runtime, five hundred with ExecuTorch, or as many as EDGEQKV_OPENED_BUNDLES says, which take 20 ms each."""
+    folder = golden_bundle() if runtime == "onnx" else executorch_bundle("q_mqa")
+    times = int(os.environ.get("EDGEQKV_OPENED_BUNDLES", "1000" if runtime == "onnx" else "500"))
+
+    threads = 2 if runtime == "onnx" else 1  # ExecuTorch's pool is the process's, and of one size
+
     def open_and_close(n):
         for _ in range(n):
-            NativeSession(open_native(golden_bundle(), "onnx", threads=2)).step(1)
+            NativeSession(open_native(folder, runtime, threads=threads)).step(1)
 
     open_and_close(100)
-    rss, threads, files = counts()
-    open_and_close(400)
+    rss, *others = counts()
+    open_and_close(times)
     after = counts()
-    assert after[1:] == (threads, files)
+    print(f"{runtime}: {after[0] - rss} KiB more after {times} bundles, {1024 * (after[0] - rss) / times:.0f} bytes each")
+    assert list(after[1:]) == others
     assert after[0] - rss < 4096, "KiB"
 
 
