@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import EXECUTORCH_CHUNK, load_golden
 from msgspec.structs import replace
+from session_cases import CASES, run_case
 
 import edgeqkv
 from edgeqkv.bundle import read_bundle, write_manifest
@@ -33,6 +34,12 @@ def test_golden_logits_and_greedy_text_token_by_token(golden, executorch_bundle)
     assert np.abs(np.stack(logits) - golden.logits).max() <= 1e-4
     session.reset()
     assert list(session.generate(golden.ids, limit=len(golden.greedy))) == golden.greedy
+
+
+@pytest.mark.parametrize("name", ["q_mqa", "qkv-int8", "q_gqa-stock"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_the_table_of_cases(case, name, executorch_bundle, tmp_path):
+    run_case(case, lambda: opened(executorch_bundle, name), CHUNK, 320, tmp_path)
 
 
 @pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK, CHUNK + 1])

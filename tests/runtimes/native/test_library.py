@@ -206,10 +206,9 @@ def test_thousands_of_sessions(runtime, golden_bundle, executorch_bundle, open_n
 
 @pytest.mark.parametrize("runtime", ["onnx", "executorch"])
 def test_bundles_are_opened_and_closed_without_growth(runtime, golden_bundle, executorch_bundle, open_native):
-    """A thousand with ONNX Runtime, five hundred with ExecuTorch, or as many as EDGEQKV_OPENED_BUNDLES says, which take 20 ms each."""
+    """A thousand with ONNX Runtime, half as many with ExecuTorch, or as many as EDGEQKV_OPENED_BUNDLES says; 20 ms each."""
     folder = golden_bundle() if runtime == "onnx" else executorch_bundle("q_mqa")
     times = int(os.environ.get("EDGEQKV_OPENED_BUNDLES", "1000" if runtime == "onnx" else "500"))
-
     threads = 2 if runtime == "onnx" else 1  # ExecuTorch's pool is the process's, and of one size
 
     def open_and_close(n):
