@@ -139,6 +139,12 @@ def position_axis(layout: CacheLayout, buffer: str) -> int:
     return len(layout.scale_shape or ()) - 1
 
 
+def rows_shape(layout: CacheLayout, buffer: Buffer, count: int) -> tuple[int, ...]:
+    """Of ``count`` positions of a buffer."""
+    axis = position_axis(layout, buffer.name)
+    return (*buffer.shape[:axis], count, *buffer.shape[axis + 1 :])
+
+
 def identifier(name: str) -> str:
     """A weight or cache tensor where names have no dots, in MIL and as ExecuTorch's buffers: cache_0_k for cache.0.k."""
     return name.replace(".", "_")

@@ -22,8 +22,8 @@ class Engine(Protocol):
     def read(self, name: str, depth: int) -> np.ndarray:
         """A copy of the first ``depth`` rows of a cache buffer, along its axis of positions."""
 
-    def write(self, name: str, rows: np.ndarray) -> None:
-        """Put ``rows`` at the beginning of a cache buffer."""
+    def write(self, name: str, rows: np.ndarray, first: int = 0) -> None:
+        """Put ``rows`` into a cache buffer, from position ``first`` on."""
 
     def fork(self) -> "Engine":
         """A second engine over the same weights, with an empty cache of its own."""

@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from edgeqkv.cache import position_axis
+from edgeqkv.cache import rows_shape
 from edgeqkv.engine import Engine
 from edgeqkv.errors import CacheFull, CheckFailed, EdgeQKVError
 from edgeqkv.manifest import Artifact, Manifest
@@ -177,18 +177,19 @@ class Session:
             other._tokens, other._logits = list(self._tokens), self._logits
             return other
 
-    def fill_zeros(self, depth: int) -> None:
-        """Make the first ``depth`` positions hold rows of zeros, written and in memory: to measure at a depth without
-        prefilling it. The tokens count as id 0."""
-        self._check_room(depth, depth)
+    def skip(self, count: int) -> None:
+        """For measurements: count ``count`` more positions as filled, with token 0 and rows of zeros, which are written and so
+        become resident."""
+        if count < 0:
+            raise EdgeQKVError(f"cannot skip {count} positions")
         with self._alone() as engine:
-            self._forget(0)
+            self._check_room(self.depth + count, count)
             layout = self.manifest.cache_layout(self.artifact)
-            for buffer in layout.buffers:
-                axis = position_axis(layout, buffer.name)
+            for buffer in layout.buffers if count else ():
                 # Zeros that nothing was written to take no memory of their own.
-                engine.write(buffer.name, np.zeros((*buffer.shape[:axis], depth, *buffer.shape[axis + 1 :]), buffer.dtype))
-            self._tokens = [0] * depth
+                engine.write(buffer.name, np.zeros(rows_shape(layout, buffer, count), buffer.dtype), self.depth)
+            self._tokens += [0] * count
+            self._logits = None if count else self._logits
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 
 from edgeqkv.atomic import atomic_write
-from edgeqkv.cache import Buffer, position_axis
+from edgeqkv.cache import Buffer, rows_shape
 from edgeqkv.engine import Engine
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.manifest import Artifact, Manifest
@@ -108,9 +108,8 @@ def _parts(body: memoryview, header: Header, manifest: Manifest, artifact: Artif
     logits = take("<f4", (header.vocab_size,)).copy() if header.logits else None
     rows = {}
     for buffer in header.buffers if header.depth else ():
-        axis = position_axis(layout, buffer.name)
-        shape = (*buffer.shape[:axis], header.depth, *buffer.shape[axis + 1 :])
-        rows[buffer.name] = take(np.dtype(buffer.dtype).newbyteorder("<").str, shape)
+        dtype = np.dtype(buffer.dtype).newbyteorder("<").str
+        rows[buffer.name] = take(dtype, rows_shape(layout, buffer, header.depth))
     if at != len(body):
         raise EdgeQKVError(f"{path} is longer than its header says")
     known = manifest.model.config.token_count

@@ -435,16 +435,25 @@ def test_a_session_closes_at_the_end_of_its_block(bundles):
 
 
 def test_rows_of_zeros_to_measure_at_a_depth(session):
-    session.fill_zeros(10)
-    assert (session.depth, session.logits) == (10, None)
+    session.skip(10)
+    assert (session.tokens, session.logits) == ((0,) * 10, None)
     assert np.isfinite(session.step(1)[:KNOWN]).all()
-    with pytest.raises(edgeqkv.CacheFull):
-        session.fill_zeros(21)
     session.reset()
-    first = session.prefill([1, 2, 3])
-    session.fill_zeros(5)
-    session.reset()
-    np.testing.assert_array_equal(session.prefill([1, 2, 3]), first)
+    session.prefill([1, 2, 3])
+    first = session.step(4)
+    rows = session._engine.read("cache.0.k", 4)
+    session.skip(5)
+    assert (session.tokens, session.logits) == ((1, 2, 3, 4, *(0,) * 5), None)
+    np.testing.assert_array_equal(session._engine.read("cache.0.k", 9)[..., :4, :], rows)
+    assert not session._engine.read("cache.0.k", 9)[..., 4:, :].any()
+    session.rewind(3)
+    np.testing.assert_array_equal(session.step(4), first)
+    session.skip(0)
+    np.testing.assert_array_equal(session.logits, first)
+    for count, error in ((17, edgeqkv.CacheFull), (-1, edgeqkv.EdgeQKVError)):
+        with pytest.raises(error):
+            session.skip(count)
+    np.testing.assert_array_equal(session.logits, first)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 257])

@@ -62,10 +62,9 @@ class Worker:
     def fill(self, depth: int, how: Filling = "prefill") -> Done:
         """Go on from the deepest row that has been written."""
         self._go_to(self._written)
-        if how == "zeros":
-            self.session.fill_zeros(depth)
-        elif depth > self._written:
-            self.session.prefill(self._random(depth - self._written))
+        if depth > self._written:
+            more = depth - self._written
+            self.session.skip(more) if how == "zeros" else self.session.prefill(self._random(more))
         return Done()
 
     def prefill(self, depth: int, tokens: int) -> Elapsed:
@@ -88,12 +87,13 @@ class Worker:
         return memory_of_this_process()
 
     def _go_to(self, depth: int) -> None:
-        """Stand at a depth whose rows have been written; what they hold does not matter to the clock."""
+        """Stand at a depth whose rows have been written; what they hold does not matter to the clock, so that those that a
+        rewind has left behind may be zeros."""
         self._written = max(self._written, self.session.depth)
         if depth > self._written:
             raise edgeqkv.EdgeQKVError(f"depth {depth} has not been filled, only {self._written} positions")
-        self.session.reset()
-        self.session._tokens = [0] * depth  # rows that a rewind has left behind count again; a session refuses that otherwise
+        self.session.rewind(min(depth, self.session.depth))
+        self.session.skip(depth - self.session.depth)
 
     def _random(self, count: int) -> list[int]:
         known = self.session.manifest.model.config.token_count

@@ -51,10 +51,10 @@ class CoremlEngine:
         rows: np.ndarray = state[:, :, :depth].astype(np.float16)
         return rows
 
-    def write(self, name: str, rows: np.ndarray) -> None:
-        """Put ``rows``, as :meth:`read` gave them, at the beginning of a cache buffer."""
+    def write(self, name: str, rows: np.ndarray, first: int = 0) -> None:
+        """Put ``rows``, as :meth:`read` gave them, into a cache buffer, from position ``first`` on."""
         state = np.array(self._program.read_state(self._states, identifier(name)), np.float16)
-        state[:, :, : rows.shape[2]] = rows
+        state[:, :, first : first + rows.shape[2]] = rows
         self._program.write_state(self._states, identifier(name), state)
 
     def fork(self) -> "CoremlEngine":

@@ -89,14 +89,14 @@ class ExecutorchEngine:
 
     def read(self, name: str, depth: int) -> np.ndarray:
         with self._alone():
-            return self._filled(name, depth).copy()
+            return self._rows(name, 0, depth).copy()
 
-    def write(self, name: str, rows: np.ndarray) -> None:
+    def write(self, name: str, rows: np.ndarray, first: int = 0) -> None:
         with self._alone():
-            self._filled(name, rows.shape[position_axis(self._layout, name)])[...] = rows
+            self._rows(name, first, rows.shape[position_axis(self._layout, name)])[...] = rows
 
-    def _filled(self, name: str, depth: int) -> np.ndarray:
-        """The first ``depth`` rows of a buffer where they lie in the session's arena."""
+    def _rows(self, name: str, first: int, count: int) -> np.ndarray:
+        """Rows of a buffer where they lie in the session's arena."""
         buffer = next(buffer for buffer in self._layout.buffers if buffer.name == name)
         data, size = ctypes.c_void_p(), ctypes.c_size_t()
         self._call("buffer", self._session, identifier(name).encode(), ctypes.byref(data), ctypes.byref(size))
@@ -105,8 +105,8 @@ class ExecutorchEngine:
         memory = (ctypes.c_uint8 * buffer.bytes).from_address(data.value or 0)
         array = np.ctypeslib.as_array(memory).view(buffer.dtype).reshape(buffer.shape)
         before = (slice(None),) * position_axis(self._layout, name)
-        filled: np.ndarray = array[(*before, slice(depth))]
-        return filled
+        rows: np.ndarray = array[(*before, slice(first, first + count))]
+        return rows
 
     def fork(self) -> "ExecutorchEngine":
         return ExecutorchEngine(*self._made_of)  # XNNPACK packs a matrix once for the process

@@ -91,15 +91,15 @@ class OnnxEngine:
         return self._logits.copy()
 
     def read(self, name: str, depth: int) -> np.ndarray:
-        return np.ascontiguousarray(self._rows(name, depth))
+        return np.ascontiguousarray(self._rows(name, 0, depth))
 
-    def write(self, name: str, rows: np.ndarray) -> None:
-        self._rows(name, rows.shape[self._axes[name]])[...] = rows
+    def write(self, name: str, rows: np.ndarray, first: int = 0) -> None:
+        self._rows(name, first, rows.shape[self._axes[name]])[...] = rows
 
-    def _rows(self, name: str, depth: int) -> np.ndarray:
-        """The first ``depth`` rows of a buffer where they lie: an OrtValue's numpy() shares its memory on the CPU."""
+    def _rows(self, name: str, first: int, count: int) -> np.ndarray:
+        """Rows of a buffer where they lie: an OrtValue's numpy() shares its memory on the CPU."""
         array: np.ndarray = self._caches[name].numpy()
-        return array[(slice(None),) * self._axes[name] + (slice(depth),)]
+        return array[(slice(None),) * self._axes[name] + (slice(first, first + count),)]
 
     def close(self) -> None:
         self._decode = self._session = None

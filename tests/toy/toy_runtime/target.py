@@ -81,9 +81,9 @@ class ToyEngine:
     def read(self, name, depth):
         return self.cache[name].take(np.arange(depth), axis=position_axis(self.layout, name))
 
-    def write(self, name, rows):
+    def write(self, name, rows, first=0):
         axis = position_axis(self.layout, name)
-        self.cache[name].swapaxes(0, axis)[: rows.shape[axis]] = rows.swapaxes(0, axis)
+        self.cache[name].swapaxes(0, axis)[first : first + rows.shape[axis]] = rows.swapaxes(0, axis)
 
     def fork(self):
         other = object.__new__(ToyEngine)
