@@ -52,7 +52,7 @@ class Target(ABC):
     the common ones that mean something to it. ``prefill_chunk`` is how many tokens it is fed at once by default. ``extra`` of
     pip brings what runs it; ``packages`` are those whose versions a measurement keeps, by a name that is that of the import
     too. ``not_measured`` says why ``bench`` leaves it out, if it does; ``pure`` says that a device's Python runs it with
-    ``packages`` and nothing that we compile.
+    ``packages`` and nothing that we compile. ``android`` is the library with which our Android app runs it, if it can.
     """
 
     name: ClassVar[str]
@@ -67,6 +67,7 @@ class Target(ABC):
     other_caches: ClassVar[str] = ""
     not_measured: ClassVar[str | None] = None
     pure: ClassVar[bool] = True
+    android: ClassVar[str | None] = None
 
     # -- export -------------------------------------------------------------------------------------------------------
 

@@ -56,6 +56,10 @@ def bench(
     emulator: Annotated[
         str | None, typer.Option(help='Command on the device that runs the --runner ("qemu-aarch64 -L DIR"); nothing is timed.')
     ] = None,
+    in_app: Annotated[
+        bool, typer.Option("--in-app", help="On Android: measure inside the app, which is installed if need be.")
+    ] = False,
+    apk: Annotated[Path | None, typer.Option(help="That app; by default what make apk has built.")] = None,
     folder: Annotated[str | None, typer.Option(help="Folder of the devices that gets one of ours, edgeqkv-bench.")] = None,
     ssh_config: Annotated[Path | None, typer.Option(help="Configuration file for ssh, instead of your own.")] = None,
     clean: Annotated[bool, typer.Option("--clean", help="Remove what was sent from the devices at the end.")] = False,
@@ -64,7 +68,7 @@ def bench(
     """Measure memory and latency, all bundles in turn in one run on each device."""
     from edgeqkv.bench.matrix import Matrix
     from edgeqkv.bench.options import chosen, numbers, parse_size
-    from edgeqkv.bench.program import Programs
+    from edgeqkv.bench.program import APK, Programs
     from edgeqkv.bench.run import Fleet, Results, run
     from edgeqkv.bench.summary import FORMATS, written
     from edgeqkv.manifest import Kernel
@@ -72,6 +76,8 @@ def bench(
 
     if output not in FORMATS:
         raise EdgeQKVError(f"--output {output!r} is not one of {', '.join(FORMATS)}")
+    if apk is not None and not in_app:
+        raise EdgeQKVError("--apk names the app for --in-app; give both")
     budget = parse_size(ram_budget, "--ram-budget")
     plan = Plan(
         depths=(),
@@ -90,7 +96,7 @@ def bench(
         depths=tuple(numbers(depths, "--depths")) if depths is not None else None,
         threads=tuple(numbers(threads, "--threads")) if threads is not None else (None,),
     )
-    programs = Programs(tuple(runner or ()), tuple(library or ()), python, emulator)
+    programs = Programs(tuple(runner or ()), tuple(library or ()), python, emulator, (apk or APK) if in_app else None)
     fleet = Fleet(tuple(dict.fromkeys(device or ["local"])), folder, ssh_config, clean)
     try:
         outcome = run(bundles, fleet, matrix, programs, Results(results, resume, again_throttled), baseline)

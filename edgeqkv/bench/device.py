@@ -35,11 +35,13 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Device:
-    """``transport`` runs a shell script, its last argument, on the device. ``folder`` is ours there; None: nothing is sent."""
+    """``transport`` runs a shell script, its last argument, on the device. ``folder`` is ours there; None: nothing is sent.
+    ``adb`` is the client's command for this device, where it is one of adb's."""
 
     name: str
     transport: tuple[str, ...]
     folder: str | None
+    adb: tuple[str, ...] | None = None
 
     def run(self, script: str, what: str, source: Path | None = None, seconds: int | None = SECONDS_TO_ANSWER) -> str:
         """Its stdout; ``source`` is a file for its stdin; ``what`` says in an error what was being done."""
@@ -161,7 +163,8 @@ class Connections:
             raise EdgeQKVError(f"{name!r} is not a device; write adb://SERIAL or adb://host:port")
         if re.fullmatch(r".+:\d+", serial):  # adb connect exits with 0 whatever happens; the next command tells
             subprocess.run([adb, "connect", serial], capture_output=True, timeout=SECONDS_TO_ANSWER)
-        device = Device(name, (adb, "-s", serial, "shell", "-T"), f"{self._parent or '/data/local/tmp'}/{FOLDER}")
+        client = (adb, "-s", serial)
+        device = Device(name, (*client, "shell", "-T"), f"{self._parent or '/data/local/tmp'}/{FOLDER}", client)
         device.run("true", "connecting")
         return device
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from edgeqkv.bench.baseline import Bundle, too_large
 from edgeqkv.bench.device import Connections, Device
+from edgeqkv.bench.in_app import ready_app
 from edgeqkv.bench.machine import Environment
 from edgeqkv.bench.matrix import Cell, Matrix, cells_of
 from edgeqkv.bench.measure import Outcome, measure
@@ -19,12 +20,12 @@ from edgeqkv.bench.probe import look_at
 from edgeqkv.bench.program import Program, Programs, choose_program
 from edgeqkv.bench.record import Failure, Record
 from edgeqkv.bench.running import Bench, Stop, cell_id
-from edgeqkv.errors import EdgeQKVError
+from edgeqkv.errors import EdgeQKVError, MissingPackage
 from edgeqkv.files import file_sha256
 from edgeqkv.manifest import MANIFEST
 from edgeqkv.progress import Update, note
 from edgeqkv.tables import mib
-from edgeqkv.targets import targets
+from edgeqkv.targets import Target, targets
 
 Save = Callable[[Sequence[Record | Failure]], None]
 
@@ -116,9 +117,15 @@ def _measure_device(
     environment = look_at(device, order.programs.emulator is not None)
     cells = _without_large_baselines(cells, environment, device.name)
     needed = [targets()[name] for name in dict.fromkeys(cell.artifacts[0].runtime for cell in cells)]
-    program = choose_program(device, environment, order.programs, needed)
+    program = _ready_program(device, environment, order.programs, needed, progress)
+    if program.most_cells is not None and len(cells) > program.most_cells:
+        raise EdgeQKVError(
+            f"{device.name}: the {program.name} measures {program.most_cells} bundles and kernels in one run at most, and "
+            f"there are {len(cells)}; name fewer, or leave the baseline out with --no-baseline"
+        )
     bundles = {cell.bundle.folder: cell.bundle for cell in cells}
     places = {folder: _place(device, folder, cells, progress) for folder in bundles}
+    program.files_sent()
     bench = Bench(device, _as_seen(environment, program), program, places, stop)
     for threads in order.matrix.threads:
         count = (environment.cores or 1) if threads is None else threads
@@ -128,6 +135,20 @@ def _measure_device(
             collector.add(Outcome(records=begun), new=False)
         elif not stop.event.is_set():
             collector.add(measure(bench, cells, plan, begun, progress))
+    program.end()
+
+
+def _ready_program(
+    device: Device, environment: Environment, programs: Programs, needed: Sequence[Target], progress: Update
+) -> Program:
+    """The program is on the device, and nothing of it runs."""
+    if programs.apk is None:
+        return choose_program(device, environment, programs, needed)
+    for target in needed:
+        if target.android is None:
+            known = " or ".join(name for name, other in targets().items() if other.android)
+            raise MissingPackage(f"the app has no {target.title}; measure another runtime there: --runtimes {known}")
+    return ready_app(device, environment, programs.apk, progress)
 
 
 def _without_large_baselines(cells: Sequence[Cell], environment: Environment, device: str) -> list[Cell]:

@@ -3,6 +3,7 @@
 import re
 import shlex
 
+from edgeqkv.bench import android
 from edgeqkv.bench.device import Device
 from edgeqkv.bench.machine import Cluster, Environment, Vitals
 from edgeqkv.bench.printable import printable
@@ -41,7 +42,7 @@ command -v getprop >/dev/null && for p in ro.product.manufacturer ro.product.mod
   ro.kernel.qemu ro.boot.qemu; do printf '%s=%s\n' "$p" "$(getprop "$p")"; done
 s disk; df -Pk FOLDER
 """
-VITALS_SCRIPT = f"exec 2>/dev/null{_VITALS}true"
+VITALS_SCRIPT = f"exec 2>/dev/null{_VITALS}{android.VITALS}true"
 
 
 def environment_script(folder: str) -> str:
@@ -65,7 +66,8 @@ def parse_vitals(output: str) -> Vitals:
     power = [line.split("|") for line in sections.get("power", []) if line.count("|") == 3]
     battery = next((fields for fields in power if fields[0] == "Battery"), None)
     mains = [fields[1] for fields in power if fields[0] in ("Mains", "USB") and fields[1] in ("0", "1")]
-    zones: dict[str, int] = {}
+    told, screen = android.battery(sections.get("battery", [])), android.screen(sections.get("screen", []))
+    zones = android.temperatures(sections.get("thermal", [])) | android.battery_temperature(told)
     for line in sections.get("zones", []):
         value, _, name = line.partition(" ")
         if re.fullmatch(r"-?\d+", value):
@@ -74,9 +76,13 @@ def parse_vitals(output: str) -> Vitals:
         frequencies_khz=_each_core(sections, "scaling_cur_freq"),
         limits_khz=_each_core(sections, "scaling_max_freq"),
         temperatures=zones or None,
-        battery_percent=_number(battery[2]) if battery else None,
-        battery_status=battery[3] or None if battery else None,
-        on_mains="1" in mains if mains else None,
+        battery_percent=_number(battery[2]) if battery else android.battery_percent(told),
+        battery_status=(battery[3] if battery else None) or android.battery_status(told),
+        on_mains="1" in mains if mains else android.on_mains(told),
+        thermal_status=android.thermal_status(sections.get("thermal", [])),
+        screen_on=screen.on,
+        locked=screen.locked,
+        in_front=screen.in_front,
     )
 
 

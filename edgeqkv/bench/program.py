@@ -1,11 +1,12 @@
-"""Which program is measured on a device: the native runner where there is one for its processor, else Python.
+"""Which program is measured on a device: the native runner where there is one for its processor, else Python; or the app.
 
-Both speak the worker's protocol (:mod:`edgeqkv.bench.protocol`).
+All speak the worker's protocol (:mod:`edgeqkv.bench.protocol`).
 """
 
 import shlex
 import struct
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,15 @@ from edgeqkv.bench.device import Device
 from edgeqkv.bench.machine import Environment
 from edgeqkv.bench.package import pack_package
 from edgeqkv.bench.scratch import scratch_folder
+from edgeqkv.bench.worker_process import MeasuredProcess, WorkerProcess
 from edgeqkv.errors import EdgeQKVError, MissingPackage
 from edgeqkv.native import native_program
 from edgeqkv.targets import Target
 
 PYTHON = "python"
 RUNNER = "runtimes/run/edgeqkv-run"
+ANDROID = Path(__file__).resolve().parents[2] / "build" / "android"  # what make android-native and make apk leave in a checkout
+APK = ANDROID / "edgeqkv-demo.apk"
 NEEDED = ("numpy", "msgspec")  # by edgeqkv itself; a target's packages come on top
 # By the number of an ELF header (e_machine), what uname -m may call the processor.
 _MACHINES = {3: ("i386", "i686"), 40: ("armv7l", "armv8l"), 62: ("x86_64",), 183: ("aarch64", "arm64"), 243: ("riscv64",)}
@@ -30,18 +34,25 @@ class Programs:
     """What the user named. ``runners`` are files, or "python" to prefer that; ``libraries`` the runtimes', for the runners.
 
     ``emulator`` is a command of the device that runs a foreign program ("qemu-aarch64 -L DIR"); such a run is not timed.
+    ``apk`` is that of the app to measure in, instead of all of these.
     """
 
     runners: tuple[str, ...] = ()
     libraries: tuple[Path, ...] = ()
     python: str | None = None
     emulator: str | None = None
+    apk: Path | None = None
 
     @property
     def files(self) -> list[Path]:
         return [Path(runner) for runner in self.runners if runner != PYTHON]
 
     def check(self) -> None:
+        if self.apk is not None:
+            if self.runners or self.libraries or self.python or self.emulator:
+                raise EdgeQKVError("--in-app measures the app; --runner, --library, --python and --emulator are for the others")
+            if not self.apk.is_file():
+                raise MissingPackage(f"there is no app at {self.apk}; build it with make apk, or name one with --apk")
         for runner in self.files:
             if not runner.is_file():
                 raise EdgeQKVError(f"--runner {runner} does not exist; name the file edgeqkv-run, or python")
@@ -50,13 +61,35 @@ class Programs:
                 raise EdgeQKVError(f"--library {library} does not exist; name a runtime's shared library for the device")
 
 
+class Program(ABC):
+    """On one device. ``emulated`` is the processor that an emulator stands for, or None; ``most_cells`` is how many processes
+    of it there can be, None where that is not limited."""
+
+    name: str
+    emulated: str | None = None
+    most_cells: int | None = None
+
+    @abstractmethod
+    def start(self, device: Device, name: str, title: str) -> MeasuredProcess:
+        """A process for one cell. ``name`` is for errors, ``title`` for who looks at the device."""
+
+    def files_sent(self) -> None:  # noqa: B027 - most have nothing to do
+        """All that it will open is on the device."""
+
+    def end(self) -> None:  # noqa: B027 - most end with their processes
+        """Nothing more is measured."""
+
+
 @dataclass(frozen=True)
-class Program:
-    """``script`` starts its worker on the device. ``emulated`` is the processor that an emulator stands for, or None."""
+class ShellProgram(Program):
+    """``script`` starts its worker on the device."""
 
     name: str
     script: str
     emulated: str | None = None
+
+    def start(self, device: Device, name: str, title: str) -> MeasuredProcess:
+        return WorkerProcess(device, self.script, name)
 
 
 def choose_program(device: Device, environment: Environment, wanted: Programs, targets: Sequence[Target]) -> Program:
@@ -70,6 +103,10 @@ def choose_program(device: Device, environment: Environment, wanted: Programs, t
             return _runner(device, runner, given or _own_libraries(runner, targets) or [], wanted.emulator)
     if wanted.files and PYTHON not in wanted.runners:
         raise EdgeQKVError(f"{device.name} is {machine}, and no --runner is for that; name one more, or python")
+    if not wanted.runners and "Android" in (environment.os or ""):
+        built = _built_for_android(machine, targets)
+        if built is not None:
+            return _runner(device, *built, None)
     own = native_program(RUNNER)
     if not wanted.runners and own and machine in elf_machines(own) and "Android" not in (environment.os or ""):
         ours = _own_libraries(own, targets)
@@ -98,6 +135,14 @@ def _own_libraries(runner: Path, targets: Sequence[Target]) -> list[Path] | None
     return out
 
 
+def _built_for_android(machine: str | None, targets: Sequence[Target]) -> tuple[Path, list[Path]] | None:
+    """The runner for Android and the libraries that an app ships; None where they have not been built, or do not fit."""
+    runner = ANDROID / "bin" / "edgeqkv-run"
+    libraries = [ANDROID / "lib" / "arm64-v8a" / (target.android or "") for target in targets]
+    there = all(path.is_file() for path in (runner, *libraries))
+    return (runner, libraries) if there and machine in elf_machines(runner) else None
+
+
 def _runner(device: Device, runner: Path, libraries: Sequence[Path], emulator: str | None) -> Program:
     files = {path.name: path for path in (runner, *libraries)}
     if device.folder is None:
@@ -107,13 +152,13 @@ def _runner(device: Device, runner: Path, libraries: Sequence[Path], emulator: s
         places = {name: f"{folder}/{name}" for name in files}
     words = [*shlex.split(emulator or ""), places[runner.name], "--worker"]
     words += [word for library in libraries for word in ("--library", places[library.name])]
-    return Program("edgeqkv-run", f"exec {shlex.join(words)}", elf_machines(runner)[0] if emulator else None)
+    return ShellProgram("edgeqkv-run", f"exec {shlex.join(words)}", elf_machines(runner)[0] if emulator else None)
 
 
 def _python(device: Device, python: str | None, targets: Sequence[Target]) -> Program:
     worker = "-P -m edgeqkv.bench.worker"  # -P: not an edgeqkv/ folder that happens to be in the current one
     if device.folder is None:
-        return Program(PYTHON, f"exec {shlex.quote(python or sys.executable)} {worker}")
+        return ShellProgram(PYTHON, f"exec {shlex.quote(python or sys.executable)} {worker}")
     for target in targets:
         if not target.pure:
             raise MissingPackage(
@@ -132,4 +177,4 @@ def _python(device: Device, python: str | None, targets: Sequence[Target]) -> Pr
     with scratch_folder() as scratch:
         packed = pack_package(scratch)
         folder = device.send({packed.name: packed}, "python")
-    return Program(PYTHON, f"PYTHONPATH={shlex.quote(f'{folder}/{packed.name}')} exec {shlex.quote(python)} {worker}")
+    return ShellProgram(PYTHON, f"PYTHONPATH={shlex.quote(f'{folder}/{packed.name}')} exec {shlex.quote(python)} {worker}")

@@ -16,10 +16,10 @@ from edgeqkv.bench.memory import Memory
 from edgeqkv.bench.plan import Plan
 from edgeqkv.bench.program import Program
 from edgeqkv.bench.protocol import Done, Elapsed, Ids, Loaded, Steps
-from edgeqkv.bench.record import SCHEMA, Interleaving, MemoryUse, ProgramEntry, Record, Subject, Timings, split_memory
+from edgeqkv.bench.record import SCHEMA, AppEntry, Interleaving, MemoryUse, ProgramEntry, Record, Subject, Timings, split_memory
 from edgeqkv.bench.samples import Samples, samples_of
 from edgeqkv.bench.source import git_commit
-from edgeqkv.bench.worker_process import WorkerProcess
+from edgeqkv.bench.worker_process import MeasuredProcess
 from edgeqkv.files import file_sha256
 from edgeqkv.manifest import MANIFEST
 
@@ -31,7 +31,7 @@ class Stop:
     """Set from outside to end a run: the processes that are being waited for are killed."""
 
     event: threading.Event = field(default_factory=threading.Event)
-    workers: list[WorkerProcess] = field(default_factory=list)
+    workers: list[MeasuredProcess] = field(default_factory=list)
 
     def now(self) -> None:
         self.event.set()
@@ -73,7 +73,8 @@ class RunningCell:
         self.artifact = cell.artifacts[0]
         self.samples = samples_of(earlier) if earlier else Samples()
         self.rounds_done = earlier.rounds_done if earlier else 0
-        self._worker: WorkerProcess | None = None
+        self._worker: MeasuredProcess | None = None
+        self._app: AppEntry | None = None
         self._loaded: Loaded | None = None
         self._ids: tuple[int, ...] = ()
         self._filled: set[int] = set()
@@ -88,7 +89,7 @@ class RunningCell:
         return sum((self.cell.bundle.folder / name).stat().st_size for name in self.artifact.files)
 
     @property
-    def worker(self) -> WorkerProcess:
+    def worker(self) -> MeasuredProcess:
         assert self._worker is not None
         return self._worker
 
@@ -99,7 +100,7 @@ class RunningCell:
         if self._worker is not None:
             return
         device, folder = self.bench.device, self.cell.bundle.folder
-        self._worker = WorkerProcess(device, self.bench.program.script, f"{folder} on {device.name}")
+        self._worker = self.bench.program.start(device, f"{folder} on {device.name}", self.label)
         self.bench.stop.workers.append(self._worker)
         self._filled.clear()
         self._loaded = self._worker.ask(
@@ -134,6 +135,7 @@ class RunningCell:
 
     def end_round(self) -> None:
         self.samples.memory["end"] = self.worker.ask(Memory, "memory")
+        self._app = self.worker.app()
 
     def unload(self) -> None:
         if self._worker is not None:
@@ -175,6 +177,7 @@ class RunningCell:
             timings=self.samples.timings(self.plan.prompt) if timed else Timings((), None, (), ()),
             memory=self._memory(self._loaded, self.samples.memory if timed else {}),
             greedy_ids=self._ids,
+            app=self._app,
         )
 
     def _subject(self, loaded: Loaded) -> Subject:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from edgeqkv.bench.record import Record
+from edgeqkv.bench.record import APP, Record
 from edgeqkv.targets import targets
 
 
@@ -24,6 +24,11 @@ def machine(record: Record) -> str:
     return e.model if e.model and e.soc else e.cpu or e.model or e.machine or "an unknown machine"
 
 
+def place(record: Record) -> str:
+    """The device, and whether it was measured inside an app there: two things that nobody should take for one."""
+    return machine(record) + (" in the app" if record.program.name == APP else "")
+
+
 def runtimes(run: Sequence[Record]) -> str:
     """Every runtime that was measured, with its version."""
     return ", ".join(dict.fromkeys(f"{runtime_title(r.subject.runtime)} {r.subject.runtime_version}" for r in run))
@@ -34,10 +39,10 @@ def threads(record: Record) -> str:
 
 
 def runs(records: Sequence[Record]) -> list[list[Record]]:
-    """The records of each interleaved run together: only those are compared."""
-    found: dict[str, list[Record]] = {}
+    """The records of each interleaved run of one program together: only those are compared."""
+    found: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        found.setdefault(record.run, []).append(record)
+        found.setdefault((record.run, record.program.name), []).append(record)
     return list(found.values())
 
 
@@ -48,8 +53,19 @@ def notes(run: Sequence[Record]) -> list[str]:
         out.append("the machine throttled during this run; cool it and measure again with --resume --again-throttled")
     if any(record.rounds_done < record.plan.rounds for record in run if not record.environment.emulated):
         out.append(f"interrupted after {run[0].rounds_done} of {plan.rounds} rounds; --resume goes on")
+    if any(map(_was_hidden, run)):
+        out.append("the app was not in front all the time, or the screen was off: Android gives such an app fewer cores")
     if any(record.subject.baseline == "random weights" for record in run):
         out.append("the baseline has random weights: it shows memory and speed, not quality")
     if any(record.plan.filled == "zeros" for record in run):
         out.append("depths were filled with rows of zeros instead of a prompt's")
     return out
+
+
+def _was_hidden(record: Record) -> bool:
+    """Of an app, by what its device said after each round."""
+    if record.app is None:
+        return False
+    ours = f"{record.app.package}/"
+    later = record.vitals[1:]
+    return any(v.screen_on is False or v.locked or (v.in_front and not v.in_front.startswith(ours)) for v in later)

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from typing import TypeVar
 
 import msgspec
 
 from edgeqkv.bench.device import Device, reason
+from edgeqkv.bench.record import AppEntry
 from edgeqkv.errors import EdgeQKVError, MissingPackage
 from edgeqkv.strict import from_json
 
@@ -16,21 +18,11 @@ Argument = str | int | tuple[int, ...] | None
 OUT_OF_MEMORY = (-9, 137)  # killed by signal 9, as subprocess and a shell report it
 
 
-class WorkerProcess:
-    """Started by the shell script ``script`` on ``device``. Idle, it waits on a pipe and takes no processor time."""
+class MeasuredProcess(ABC):
+    """Where it runs is what differs. Idle, it waits for the next request and takes no processor time."""
 
-    def __init__(self, device: Device, script: str, name: str) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        # A session of its own, so that Ctrl-C reaches only the process that shows the progress.
-        self._process = subprocess.Popen(
-            [*device.transport, script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            start_new_session=True,
-        )
 
     def ask(self, kind: type[T], do: str, **arguments: Argument) -> T:
         """The answer to one request, which is of ``kind``."""
@@ -46,8 +38,44 @@ class WorkerProcess:
             raise (MissingPackage if lacks else EdgeQKVError)(f"{self.name}: {answer['error']}")
         return from_json(kind, answer, f"the measuring process of {self.name} answered {do!r} wrongly")
 
+    def app(self) -> AppEntry | None:
+        """The app that it is, with what Android says of its memory now; None outside an app."""
+        return None
+
+    @abstractmethod
     def _exchange(self, request: str) -> str:
         """The line that comes back; cut off or empty when the process has ended."""
+
+    @abstractmethod
+    def _end(self) -> str:
+        """Why it has ended, as far as that is known."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """At once, from any thread: what waits for an answer gets none."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let it end."""
+
+
+class WorkerProcess(MeasuredProcess):
+    """Started by the shell script ``script`` on ``device``; waits on a pipe."""
+
+    def __init__(self, device: Device, script: str, name: str) -> None:
+        super().__init__(name)
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        # A session of its own, so that Ctrl-C reaches only the process that shows the progress.
+        self._process = subprocess.Popen(
+            [*device.transport, script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            start_new_session=True,
+        )
+
+    def _exchange(self, request: str) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:

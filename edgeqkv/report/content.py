@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from edgeqkv.bench.flat import flat_rows
 from edgeqkv.bench.record import Failure, Record
 from edgeqkv.bench.tables import NAME, NOT_MEASURED, Table, memory_table, size, speed_table
-from edgeqkv.bench.words import machine, name, notes, runs, runtimes, threads
+from edgeqkv.bench.words import machine, name, notes, place, runs, runtimes, threads
 from edgeqkv.parity import perplexity_percent
 from edgeqkv.report.compare import Baselines, deepest, is_baseline, speed_ratio
 from edgeqkv.report.verdict import amount, verdict
@@ -80,7 +80,7 @@ def _section(run: list[Record], budget: int | None) -> Section:
     pairs.sort(key=lambda pair: (pair[1].memory.peak or 0) - (pair[0].memory.peak or 0), reverse=True)
     ids = tuple((r.subject.variant, r.subject.kernel, " ".join(map(str, r.greedy_ids))) for r in run)
     return Section(
-        title=f"{machine(first)} ({first.device}), {threads(first)}",
+        title=f"{place(first)} ({first.device}), {threads(first)}",
         records=tuple(run),
         notes=tuple(told),
         verdicts=() if emulated else tuple(verdict(record, base) for record, base in pairs),
@@ -152,6 +152,7 @@ def _where(record: Record) -> dict[str, str]:
         "cores": f"{e.cores or UNKNOWN}, allowed {e.affinity or UNKNOWN}; governor {governors}",
         "frequencies": _moved([max(v.frequencies_khz) / 1e3 for v in vitals if v.frequencies_khz], "MHz"),
         "temperature": _moved([max(v.temperatures.values()) / 1e3 for v in vitals if v.temperatures], "°C"),
+        "thermal status": _moved([float(v.thermal_status) for v in vitals if v.thermal_status is not None], "of 6"),
         "power": next((f"{v.battery_percent} % battery, {v.battery_status}" for v in vitals if v.battery_status), UNKNOWN),
         "throttled": {None: UNKNOWN, True: "yes", False: "no"}[record.throttled],
     }
@@ -160,8 +161,9 @@ def _where(record: Record) -> dict[str, str]:
 def _how(run: Sequence[Record]) -> dict[str, str]:
     record, plan = run[0], run[0].plan
     program = record.program
+    what = f"the app {record.app.package} {record.app.version_name or UNKNOWN}" if record.app else program.name
     return {
-        "program": f"{program.name} with {runtimes(run)}; edgeqkv {program.edgeqkv}, commit {program.git_commit or UNKNOWN}",
+        "program": f"{what} with {runtimes(run)}; edgeqkv {program.edgeqkv}, commit {program.git_commit or UNKNOWN}",
         "rounds": f"{record.rounds_done} of {plan.rounds}, {plan.steps} tokens a visit after {plan.warm_up_steps} that are not "
         f"counted, {plan.cool_down_s:g} s between rounds, bundles {record.interleaving}, depths filled by {plan.filled}",
         "measured": f"{record.time}, run {record.run}",

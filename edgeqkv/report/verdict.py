@@ -1,7 +1,7 @@
 """One sentence that decides: what a variant needs, and how fast it decodes, next to its baseline."""
 
 from edgeqkv.bench.record import Record
-from edgeqkv.bench.words import machine, runtime_title
+from edgeqkv.bench.words import place, runtime_title
 from edgeqkv.report.compare import Ratio, deepest, speed_ratio
 from edgeqkv.tables import mib
 
@@ -10,11 +10,11 @@ def verdict(record: Record, base: Record) -> str:
     """At the deepest depth at which both were measured."""
     pair = deepest(record, base)
     ours, theirs, shared = _told_apart(record, base)
-    place = f"At {pair[0].depth:,} positions on" if pair else "On"
+    where = f"At {pair[0].depth:,} positions on" if pair else "On"
     speed = _speed(speed_ratio(pair[1], pair[0], record.rounds_done) if pair else None)
     joint = " and " if speed.startswith("decodes") else "; "
     throttled = " The machine throttled during this run." if record.throttled or base.throttled else ""
-    return f"{place} {machine(record)}, {ours} {_memory(record, base)} than {theirs}{shared}{joint}{speed}.{throttled}"
+    return f"{where} {place(record)}, {ours} {_memory(record, base)} than {theirs}{shared}{joint}{speed}.{throttled}"
 
 
 def amount(saved: int) -> str:

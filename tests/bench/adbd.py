@@ -1,7 +1,7 @@
 """A device for the real adb client: the adb protocol over TCP, commands run by this machine's shell. For tests only.
 
 What it speaks is CNXN, AUTH, OPEN, WRTE, OKAY and CLSE (AOSP, packages/modules/adb/protocol.txt), and of the services only
-``shell,v2,raw:`` (shell_protocol.h).
+``shell,v2,raw:`` (shell_protocol.h) and ``localabstract:``, which is this machine's abstract namespace.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class Adbd:
 class _Link:
     def __init__(self, daemon: Adbd, connection: socket.socket) -> None:
         self.daemon, self._socket, self._lock = daemon, connection, threading.Lock()
-        self._streams: dict[int, _Shell] = {}
+        self._streams: dict[int, _Shell | _Local] = {}
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, command: bytes, first: int, second: int, data: bytes = b"") -> None:
@@ -53,7 +53,7 @@ class _Link:
 
     def end(self) -> None:
         for stream in list(self._streams.values()):
-            stream.process.kill()
+            stream.end()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -78,6 +78,11 @@ class _Link:
             if service.startswith("shell,v2") and "raw" in service.split(","):
                 self.daemon.commands.append(script)
                 self._streams[first] = _Shell(self, first, script)
+            elif service == "localabstract":
+                with contextlib.suppress(ConnectionRefusedError):
+                    self._streams[first] = _Local(self, first, script)
+                if first not in self._streams:
+                    self.send(b"CLSE", 0, first)
             else:
                 self.send(b"CLSE", 0, first)
         elif command == b"WRTE":
@@ -86,7 +91,34 @@ class _Link:
         elif command == b"OKAY" and second in self._streams:
             self._streams[second].ready.release()
         elif command == b"CLSE" and second in self._streams:
-            self._streams.pop(second).process.kill()
+            self._streams.pop(second).end()
+
+
+class _Local:
+    """One connection to a socket in the abstract namespace."""
+
+    def __init__(self, link: _Link, stream: int, name: str) -> None:
+        self._link, self._stream = link, stream
+        self.ready = threading.Semaphore(1)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(f"\0{name}")
+        link.send(b"OKAY", stream, stream)
+        threading.Thread(target=self._pump, daemon=True).start()
+
+    def take(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.sendall(data)
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _pump(self) -> None:
+        with contextlib.suppress(OSError):
+            while content := self._socket.recv(32768):
+                self.ready.acquire(timeout=10)
+                self._link.send(b"WRTE", self._stream, self._stream, content)
+        self._link.send(b"CLSE", self._stream, self._stream)
 
 
 class _Shell:
@@ -105,6 +137,9 @@ class _Shell:
         for pump in pumps:
             pump.start()
         threading.Thread(target=self._finish, args=(pumps,), daemon=True).start()
+
+    def end(self) -> None:
+        self.process.kill()
 
     def take(self, data: bytes) -> None:
         """Packets of the shell protocol, which need not end where adb's do."""
