@@ -156,9 +156,7 @@ def test_an_app_that_cannot_be_installed(bench, phone, there, refuses, reason):
 def test_a_phone_without_room_for_the_bundles(bench, phone):
     one = phone()
     df = one.folder / "bin" / "df"
-    df.write_text(
-        "#!/bin/sh\nprintf 'Filesystem 1K-blocks Used Available Use%% Mounted on\\n/dev/f 99 96 3 99%% /data\\n'\n"
-    )
+    df.write_text("#!/bin/sh\nprintf 'Filesystem 1K-blocks Used Available Use%% Mounted on\\n/dev/f 99 96 3 99%% /data\\n'\n")
     df.chmod(0o755)
     outcome = bench(one)
     assert outcome.code == 2
