@@ -116,10 +116,17 @@ def test_generate_in_c(tmp_path, flags, shipped, libraries, environment):
 
 def test_resume_in_c(tmp_path, flags, shipped, environment):
     run("cc", "-std=c99", *STRICT, EXAMPLES / "resume.c", *flags, "-o", tmp_path / "resume")
-    said = json.loads(run(tmp_path / "resume", shipped, 100, tmp_path / "one.session", env=environment))
-    assert (said["variant"], said["cache"], said["depth"]) == ("Q-MQA", "int8", 100)
-    assert said["file_bytes"] == (tmp_path / "one.session").stat().st_size
-    assert 0 < said["fork_s"] < said["prefill_s"]
+
+    def story(file, *words):
+        return run(tmp_path / "resume", shipped, tmp_path / file, *words, env=environment).removesuffix("\n")
+
+    whole = story("whole", "Once upon a time", 12)
+    assert story("parts", "Once upon a time", 5) + story("parts", "", 7) == whole
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
+    (tmp_path / "parts").write_bytes(b"no session")
+    refused = [tmp_path / "resume", shipped, tmp_path / "parts", "and"]
+    done = subprocess.run(refused, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, "is no session file" in done.stderr) == (2, True)
 
 
 def test_chat_in_cpp(tmp_path, flags, shipped, environment):
