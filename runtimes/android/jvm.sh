@@ -23,3 +23,5 @@ rm -rf "$build/home" "$build/maven/surefire-reports"
 mkdir "$build/home"
 mvn --batch-mode --no-transfer-progress --quiet --file "$here/pom.xml" verify "-Dedgeqkv.build=$build" \
   "-Dedgeqkv.onnxruntime=$onnxruntime"
+# What -Xcheck:jni says of a call that JNI forbids.
+if grep -h 'JNI\|native method' "$build"/maven/surefire-reports/*.dumpstream 2>/dev/null; then exit 1; fi
