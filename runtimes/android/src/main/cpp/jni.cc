@@ -5,6 +5,7 @@
 // byte arrays of UTF-8: JNI's own strings are of a modified kind, and abort on any other.
 #include <edgeqkv.h>
 #include <jni.h>
+#include <worker.h>
 
 #include <cstring>
 #include <iterator>
@@ -432,6 +433,10 @@ jlong fork(JNIEnv* env, jclass, jlong session) {
   });
 }
 
+void serve(JNIEnv* env, jclass, jint descriptor) {
+  guarded(env, [&] { edgeqkv::serve(descriptor, descriptor, {}); });
+}
+
 }  // namespace native
 
 template <class Function>
@@ -474,6 +479,7 @@ extern "C" JNIEXPORT jint JNICALL JNI_OnLoad(JavaVM* vm, void*) {
       method("save", "(J[B)V", native::save),
       method("restore", "(J[B)V", native::restore),
       method("fork", "(J)J", native::fork),
+      method("serve", "(I)V", native::serve),
   };
   return env->RegisterNatives(found, methods, jint(std::size(methods))) == JNI_OK ? JNI_VERSION_1_6 : JNI_ERR;
 }

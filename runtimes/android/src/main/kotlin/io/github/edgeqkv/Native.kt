@@ -110,6 +110,9 @@ internal object Native {
     @JvmStatic
     external fun fork(session: Long): Long
 
+    @JvmStatic
+    external fun serve(descriptor: Int)
+
     /** Called by jni.cc. */
     @JvmStatic
     fun onToken(listener: TokenListener, id: Long, text: ByteArray): Boolean =
