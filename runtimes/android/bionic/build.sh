@@ -15,7 +15,7 @@ need ld.lld-19 lld-19
 need aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
 need cmake cmake
 need npm npm
-need javac default-jdk-headless
+need javac openjdk-17-jdk-headless
 if [ -n "$missing" ]; then
   echo "the native libraries for Android need the Debian packages$missing: apt-get install$missing" >&2
   exit 3
