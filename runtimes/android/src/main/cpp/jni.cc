@@ -8,6 +8,7 @@
 #include <worker.h>
 
 #include <cstring>
+#include <exception>
 #include <iterator>
 #include <limits>
 #include <memory>
@@ -71,8 +72,8 @@ auto guarded(JNIEnv* env, Work work) noexcept -> decltype(work()) {
     raise(env, failure.code, failure.sentence.c_str());
   } catch (const std::bad_alloc&) {
     raise(env, EDGEQKV_MISSING, "there is not enough memory");
-  } catch (...) {
-    raise(env, EDGEQKV_CHECK_FAILED, "the library failed for an unknown reason");
+  } catch (const std::exception& error) {  // of the worker, which is not behind edgeqkv.h
+    raise(env, EDGEQKV_CHECK_FAILED, error.what());
   }
   return decltype(work())();
 }
