@@ -1,6 +1,6 @@
 // Runs tests/session_cases.json, whose "about" explains its words, over libedgeqkv: without Python, so that it can be built
-// with sanitizers and for other processors. Then the same cases on several threads at once, each with sessions of its own, and
-// two threads on one session.
+// with sanitizers and for other processors. Then the same cases on several threads at once, each with sessions of its own, two
+// threads on one session, and prompts that another thread cancels.
 //
 //   session_cases BUNDLE RUNTIME KERNEL CASES.json FOLDER [LIBRARY]     FOLDER is for files, LIBRARY the runtime's
 #include <algorithm>
@@ -311,6 +311,45 @@ int on_one_session(const edgeqkv_bundle* bundle) {
   return wrong + (edgeqkv_session_close(session) != EDGEQKV_SUCCESS);
 }
 
+// A prompt that another thread cancels at any moment: it is held as a whole or not at all, and afterwards runs as ever.
+int cancelled_prompts(const edgeqkv_bundle* bundle) {
+  edgeqkv_session *session = nullptr, *fresh = nullptr;
+  must(edgeqkv_session_open(bundle, &session));
+  must(edgeqkv_session_open(bundle, &fresh));
+  edgeqkv_bundle_info info = {};
+  info.size = sizeof info;
+  must(edgeqkv_bundle_describe(bundle, &info));
+  const std::vector<int64_t> start = {1, 2}, prompt(size_t(info.capacity) - start.size(), 3);
+  const float *logits = nullptr, *expected = nullptr;
+  must(edgeqkv_session_prefill(fresh, start.data(), start.size(), nullptr));
+  must(edgeqkv_session_prefill(fresh, prompt.data(), prompt.size(), &expected));
+  must(edgeqkv_session_prefill(session, start.data(), start.size(), nullptr));
+  int wrong = 0, cancelled = 0;
+  std::atomic<bool> working{true};
+  std::thread worker([&] {
+    for (int i = 0; i < 100; i++) {
+      const int32_t code = edgeqkv_session_prefill(session, prompt.data(), prompt.size(), nullptr);
+      const int64_t depth = edgeqkv_session_depth(session);
+      edgeqkv_session_logits(session, &logits);
+      if (code == EDGEQKV_CANCELLED) cancelled++;
+      const bool good = code == EDGEQKV_CANCELLED ? depth == 2 && !logits : !code && depth == info.capacity && logits;
+      if (!good) wrong++;
+      edgeqkv_session_rewind(session, 2);
+    }
+    working = false;
+  });
+  for (int i = 0; working; i++) {
+    for (int pause = 0; pause < i % 50; pause++) std::this_thread::yield();
+    edgeqkv_session_cancel(session);
+  }
+  worker.join();
+  must(edgeqkv_session_prefill(session, prompt.data(), prompt.size(), &logits));
+  if (!cancelled || std::memcmp(logits, expected, size_t(info.vocab_size) * sizeof *logits) != 0) wrong++;
+  if (wrong) std::fprintf(stderr, "FAILED: cancelled prompts\n");
+  edgeqkv_session_close(fresh);
+  return wrong + (edgeqkv_session_close(session) != EDGEQKV_SUCCESS);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -340,7 +379,7 @@ int main(int argc, char** argv) {
   for (const char* own : {"/a", "/b"})  // of which FOLDER has two
     threads.emplace_back([&, own] { failed_at_once += run_all(bundle, cases, folder + own); });
   for (std::thread& thread : threads) thread.join();
-  failed += failed_at_once + on_one_session(bundle);
+  failed += failed_at_once + on_one_session(bundle) + cancelled_prompts(bundle);
   edgeqkv_bundle_close(bundle);
   std::printf("%d cases, %d failed\n", int(3 * cases.items.size()), failed);
   return failed ? 1 : 0;
