@@ -31,6 +31,8 @@ _PARTS = ("Java Heap", "Native Heap", "Code", "Stack", "Graphics", "Private Othe
 
 @dataclass(frozen=True)
 class Screen:
+    """``in_front`` is an activity, empty where there is none."""
+
     on: bool | None
     locked: bool | None
     in_front: str | None
@@ -47,7 +49,7 @@ def screen(lines: Sequence[str]) -> Screen:
     return Screen(
         on=awake[1] == "Awake" if awake else None,
         locked="true" in locks if locks else None,
-        in_front=front[1] if front else None,
+        in_front=front[1] if front else "" if "ResumedActivity" in text else None,
     )
 
 

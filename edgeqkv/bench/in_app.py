@@ -14,6 +14,7 @@ import uuid
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from msgspec.structs import replace
 
@@ -94,18 +95,22 @@ class App(Program):
         said = self.device.run(f"{command} 2>&1; true", "starting the app")
         if wrong := re.search(r"^.*(?:^Error|Exception).*$", said, re.MULTILINE):
             raise EdgeQKVError(f"{self.device.name}: the app cannot be started: {printable(wrong[0])}")
-        end = time.monotonic() + SECONDS_TO_END
+        end = time.monotonic() + SECONDS_TO_START
         while not is_in_front(seen := self.look(number)[1], component):
             if time.monotonic() > end:
                 raise EdgeQKVError(f"{self.device.name}: {_what_hides_it(seen)}")
             time.sleep(0.2)
 
     def process_id(self, number: int) -> str:
-        return self.device.run(f"pidof {PACKAGE}:measure{number}; true", "looking for the app's process").strip()
+        found = self.device.run(f"pidof {PACKAGE}:measure{number}; true", "looking for the app's process").strip()
+        return found if found.isdigit() else ""
 
     def client(self, *words: str) -> str:
         """What the adb client does on this side."""
-        done = subprocess.run([*self.adb, *words], capture_output=True, timeout=SECONDS_TO_ANSWER)
+        try:
+            done = subprocess.run([*self.adb, *words], capture_output=True, timeout=SECONDS_TO_ANSWER)
+        except subprocess.TimeoutExpired as error:
+            raise EdgeQKVError(f"{self.device.name}: adb {words[0]} took more than {SECONDS_TO_ANSWER} s") from error
         if done.returncode:
             raise EdgeQKVError(f"{self.device.name}: adb {words[0]} failed: {reason(done.stderr, done.returncode)}")
         return done.stdout.decode(errors="replace").strip()
@@ -129,25 +134,28 @@ class AppProcess(MeasuredProcess):
         self._socket_name = f"edgeqkv-bench-{uuid.uuid4().hex}"
         self._port, self._process_id = "", ""
         self._socket: socket.socket | None = None
+        self._lines: TextIO | None = None
         try:
             app.bring_to_front(number, self._socket_name, title)
             self._port = app.client("forward", "tcp:0", f"localabstract:{self._socket_name}")
-            self._connect()
-        except EdgeQKVError:
+            self._connect(int(self._port))
+        except (EdgeQKVError, OSError, ValueError) as error:
             self.close()
-            raise
+            if isinstance(error, EdgeQKVError):
+                raise
+            raise EdgeQKVError(f"{app.device.name}: adb forwards nothing to the app ({error}); update adb") from error
 
-    def _connect(self) -> None:
+    def _connect(self, port: int) -> None:
         """The adb server takes a connection before there is an app at its other end; an answer shows that there is."""
         end = time.monotonic() + SECONDS_TO_START
         while time.monotonic() < end:
-            self._socket = socket.create_connection(("127.0.0.1", int(self._port)), SECONDS_TO_ANSWER)
+            self._socket = socket.create_connection(("127.0.0.1", port), SECONDS_TO_ANSWER)
             self._lines = self._socket.makefile("rw", encoding="utf-8")
             if self._round_trip(json.dumps({"do": "memory"})).endswith("\n"):
                 self._socket.settimeout(None)
                 self._process_id = self._app.process_id(self._number)
                 return
-            self._socket.close()
+            self._disconnect()
             time.sleep(0.2)
         raise EdgeQKVError(
             f"{self._app.device.name}: the app does not answer; open it once by hand, and see what adb logcat says of {PACKAGE}"
@@ -161,7 +169,14 @@ class AppProcess(MeasuredProcess):
             self._app.bring_to_front(self._number, self._socket_name, self._title)
         return self._round_trip(request)
 
+    def _disconnect(self) -> None:
+        for one in (self._lines, self._socket):
+            with suppress(OSError):
+                if one is not None:
+                    one.close()
+
     def _round_trip(self, request: str) -> str:
+        assert self._lines is not None
         try:
             self._lines.write(request + "\n")
             self._lines.flush()
@@ -193,8 +208,7 @@ class AppProcess(MeasuredProcess):
     def close(self) -> None:
         """It ends when the connection does; only then its activity can be used again."""
         self.kill()
-        if self._socket is not None:
-            self._socket.close()
+        self._disconnect()
         try:
             if self._port:
                 self._app.client("forward", "--remove", f"tcp:{self._port}")

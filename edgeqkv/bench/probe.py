@@ -82,7 +82,7 @@ def parse_vitals(output: str) -> Vitals:
         thermal_status=android.thermal_status(sections.get("thermal", [])),
         screen_on=screen.on,
         locked=screen.locked,
-        in_front=screen.in_front,
+        in_front=screen.in_front or None,
     )
 
 

@@ -172,7 +172,7 @@ def test_a_phone_without_room_for_the_bundles(bench, phone):
     ],
 )
 def test_a_phone_that_nobody_could_look_at(bench, phone, monkeypatch, values, reason):
-    monkeypatch.setattr(in_app, "SECONDS_TO_END", 0.2)
+    monkeypatch.setattr(in_app, "SECONDS_TO_START", 0.2)
     outcome = bench(phone(**values))
     assert outcome.code == 2
     assert reason in one_sentence(outcome)
@@ -330,7 +330,7 @@ def test_the_reason_of_an_end_is_that_of_the_process():
     [
         ([], android.Screen(None, None, None)),
         (["mWakefulness=Dozing", "showing=true"], android.Screen(False, True, None)),
-        (["mWakefulness=Awake", "mKeyguardShowing=false", "topResumedActivity=null"], android.Screen(True, False, None)),
+        (["mWakefulness=Awake", "mKeyguardShowing=false", "topResumedActivity=null"], android.Screen(True, False, "")),
         (
             ["topResumedActivity=ActivityRecord{1 u0 a.b/.C t1}", "ResumedActivity: ActivityRecord{2 u0 d.e/.F t2}"],
             android.Screen(None, None, "a.b/.C"),
