@@ -13,7 +13,7 @@ ORT_HEADERS := build/onnxruntime-headers
 OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 
 .PHONY: help setup demo test android-jvm kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 runner-aarch64 \
-	android-native check-ort-api lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-attention \
+	android-native apk check-ort-api lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-attention \
 	bench-bundles clean
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make kernels-aarch64  cross-build it and run its tests under qemu-user, without and with the dot product"
 	@echo "make runner-aarch64   cross-build edgeqkv-run, to bench it under qemu-user (ids only)"
 	@echo "make android-native   what goes to arm64 Android, without an NDK: the JNI library, ONNX Runtime, edgeqkv-run"
+	@echo "make apk              the demo app for Android as an APK, without Google's SDK"
 	@echo "make count-aarch64    aarch64 instructions of a decoded token: the kernel alone, and the 300M models"
 	@echo "make lint             ruff and mypy"
 	@echo "make format           let ruff format the code"
@@ -120,6 +121,9 @@ runner-aarch64: setup
 
 android-native:
 	@sh runtimes/android/bionic/build.sh build/android
+
+apk: setup android-native
+	@$(BIN)/python android_demo/apk/build.py build/android $(BIN)/edgeqkv
 
 # The header is ONNX Runtime's (MIT), from an npm package that carries it; ONNXRUNTIME_INCLUDE_DIR names another place.
 check-ort-api:
