@@ -14,8 +14,7 @@ from edgeqkv.manifest import FORMAT, MANIFEST, EntryPoint, Manifest, ParityRecor
 from edgeqkv.parameters import parameter_count
 from edgeqkv.strict import from_json, read_json, to_json
 from edgeqkv.targets import targets
-from edgeqkv.text import TOKENIZER, load_tokenizer
-from edgeqkv.text_file import read_text
+from edgeqkv.text import TOKENIZER, load_tokenizer, read_tokenizer
 
 
 def is_bundle(folder: Path) -> bool:
@@ -136,7 +135,7 @@ def bundle_tokenizer(folder: Path, manifest: Manifest) -> Any:
     if manifest.text.tokenizer is None:
         raise EdgeQKVError(f"{folder} has no tokenizer, so it cannot take or write text; use --ids with token ids")
     path = Path(folder) / TOKENIZER
-    return load_tokenizer(read_text(path), str(path))
+    return load_tokenizer(read_tokenizer(path), str(path))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -8,6 +8,9 @@ POSITIONS = 2**24
 IDS = 2**24
 CACHE_BYTES = 2**40
 THREADS = 256
+JSON_BYTES = 64 * 2**20  # the largest manifest, with static scales, is a few MB
+TOKENIZER_BYTES = 64 * 2**20
+HEADER_BYTES = 16 * 2**20  # of a session file
 
 
 def check_threads(threads: int | None) -> None:

@@ -19,8 +19,7 @@ from edgeqkv.errors import EdgeQKVError, require
 from edgeqkv.files import file_sha256
 from edgeqkv.parameters import parameter_shapes
 from edgeqkv.strict import Strict, from_json, parse_json, read_bounded, read_json, to_json
-from edgeqkv.text import TEXT, TOKENIZER, Text, check_tokenizer, default_text, load_tokenizer
-from edgeqkv.text_file import read_text
+from edgeqkv.text import TEXT, TOKENIZER, Text, check_tokenizer, default_text, load_tokenizer, read_tokenizer
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 # What safetensors calls the dtypes that a model folder may hold; bfloat16 is numpy's by the package ml_dtypes.
@@ -131,7 +130,7 @@ def read_model(folder: Path) -> Model:
     check_stored(config, weights)
     tokenizer, text = None, Text()
     if (folder / TOKENIZER).exists():
-        tokenizer = read_text(folder / TOKENIZER)
+        tokenizer = read_tokenizer(folder / TOKENIZER)
         loaded = load_tokenizer(tokenizer, str(folder / TOKENIZER))  # refuse it now rather than on the device
         check_tokenizer(loaded, config.token_count, str(folder / TOKENIZER))
         text = default_text(loaded)

@@ -15,12 +15,12 @@ from edgeqkv.atomic import atomic_write
 from edgeqkv.cache import Buffer, rows_shape
 from edgeqkv.engine import Engine
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.limits import HEADER_BYTES
 from edgeqkv.manifest import Artifact, Manifest
 from edgeqkv.strict import Strict, from_json, parse_json, read_bounded
 
 MAGIC, VERSION = b"EDGEQKVS", 1  # 1: the first
 PREFIX = struct.Struct("<8sII")
-LARGEST_HEADER = 16 * 2**20
 DIGEST = 32
 
 
@@ -76,7 +76,7 @@ def read_session(path: Path, manifest: Manifest, artifact: Artifact) -> Saved:
         raise refuse(f"is a session file of version {version}, this edgeqkv reads {VERSION}")
     if hashlib.sha256(data[:-DIGEST]).digest() != data[-DIGEST:]:
         raise refuse("is damaged or truncated (its sha256 differs)")
-    if length > min(LARGEST_HEADER, len(data) - PREFIX.size - DIGEST):
+    if length > min(HEADER_BYTES, len(data) - PREFIX.size - DIGEST):
         raise refuse("is not a session file: its header is longer than it")
     header = from_json(Header, parse_json(bytes(data[PREFIX.size : PREFIX.size + length]), str(path)), str(path))
     expected = _header(manifest, artifact, header.depth, header.logits)
@@ -136,4 +136,4 @@ def _header(manifest: Manifest, artifact: Artifact, depth: int, logits: bool) ->
 def _largest(manifest: Manifest, artifact: Artifact) -> int:
     """No file of this artifact is larger."""
     logits = 4 * manifest.model.config.vocab_size
-    return PREFIX.size + LARGEST_HEADER + 4 * manifest.capacity + logits + artifact.cache.bytes + DIGEST
+    return PREFIX.size + HEADER_BYTES + 4 * manifest.capacity + logits + artifact.cache.bytes + DIGEST

@@ -12,8 +12,7 @@ from edgeqkv.errors import EdgeQKVError
 from edgeqkv.huggingface import find_folder, read_huggingface
 from edgeqkv.model_folder import CONFIG, Model, is_model_folder, read_model, write_model
 from edgeqkv.parameters import parameter_count
-from edgeqkv.text import TOKENIZER, check_tokenizer, default_text, load_tokenizer
-from edgeqkv.text_file import read_text
+from edgeqkv.text import TOKENIZER, check_tokenizer, default_text, load_tokenizer, read_tokenizer
 
 
 def load_model(path: Path) -> Model:
@@ -61,4 +60,4 @@ def _tokenizer_text(path: Path) -> str:
         from edgeqkv.huggingface import tokenizer_from_gpt2
 
         return tokenizer_from_gpt2(path)
-    return read_text(path / TOKENIZER if path.is_dir() else path)
+    return read_tokenizer(path / TOKENIZER if path.is_dir() else path)

@@ -5,6 +5,7 @@ names it, never a silent default. The JSON Schemas of them come from the same cl
 """
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +14,9 @@ import msgspec
 import msgspec.inspect
 
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.limits import JSON_BYTES
 
 T = TypeVar("T")
-LARGEST = 64 * 2**20  # bytes of a JSON file; the largest manifest, with static scales, is a few MB
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +62,7 @@ def from_json(kind: type[T], data: Any, where: str) -> T:
         raise EdgeQKVError(f"{where}: {error}") from error
 
 
-def read_bounded(path: Path, largest: int = LARGEST) -> bytes:
+def read_bounded(path: Path, largest: int = JSON_BYTES) -> bytes:
     """The bytes of a regular file of at most ``largest``; anything else (a pipe, a device, a directory) is refused unread."""
     try:
         if not path.exists():
@@ -70,10 +71,11 @@ def read_bounded(path: Path, largest: int = LARGEST) -> bytes:
             raise EdgeQKVError(f"{path} is not a regular file")
         with path.open("rb") as file:
             data = file.read(largest + 1)
+            size = max(len(data), os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise EdgeQKVError(f"{path} cannot be read: {error.strerror}") from error
     if len(data) > largest:
-        raise EdgeQKVError(f"{path} is larger than {largest:,} bytes, which no file of its kind is")
+        raise EdgeQKVError(f"{path} has {size} bytes, and at most {largest} can be right")
     return data
 
 

@@ -1,12 +1,15 @@
 """Text to token ids and back, and what of a model's text goes beyond its tokenizer: end tokens and the chat template."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edgeqkv.errors import EdgeQKVError, require
+from edgeqkv.limits import TOKENIZER_BYTES
 from edgeqkv.strict import Strict
+from edgeqkv.text_file import read_text
 
 TOKENIZER, TEXT = "tokenizer.json", "text.json"
 # Names that special tokens have where a text ends, when nothing says so explicitly.
@@ -34,6 +37,11 @@ class TextEntry(Strict, frozen=True):
     end_tokens: tuple[int, ...]
     chat_template: str | None
     special_tokens: dict[str, str]
+
+
+def read_tokenizer(path: Path) -> str:
+    """The content of a tokenizer.json."""
+    return read_text(path, TOKENIZER_BYTES)
 
 
 def load_tokenizer(text: str, where: str) -> Any:

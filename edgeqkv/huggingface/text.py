@@ -5,7 +5,7 @@ from typing import Any
 
 from edgeqkv.errors import EdgeQKVError, require
 from edgeqkv.strict import parse_json, read_json
-from edgeqkv.text import TOKENIZER, Text, check_tokenizer, default_text, load_tokenizer
+from edgeqkv.text import TOKENIZER, Text, check_tokenizer, default_text, load_tokenizer, read_tokenizer
 from edgeqkv.text_file import read_text
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -22,7 +22,7 @@ def read_text_files(folder: Path, vocab_size: int) -> tuple[str | None, Text, in
     ends = _end_tokens(folder)
     tokenizer, count = None, vocab_size
     if (folder / TOKENIZER).exists():
-        tokenizer, where = read_text(folder / TOKENIZER), str(folder / TOKENIZER)
+        tokenizer, where = read_tokenizer(folder / TOKENIZER), str(folder / TOKENIZER)
         loaded = load_tokenizer(tokenizer, where)
         check_tokenizer(loaded, vocab_size, where)
         if ends is None:

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "limits.h"
+
 namespace edgeqkv {
 
 struct Json {
@@ -35,7 +37,7 @@ struct Json {
 
 // What a text may cost at most. A value takes about a hundred bytes of memory; values are nested 64 deep at most.
 struct JsonLimits {
-  size_t bytes = size_t{64} << 20;
+  size_t bytes = size_t(kMostJsonBytes);
   size_t values = size_t{4} << 20;
 };
 

@@ -11,5 +11,8 @@ constexpr int64_t kMostPositions = int64_t{1} << 24;
 constexpr int64_t kMostIds = int64_t{1} << 24;
 constexpr int64_t kMostCacheBytes = int64_t{1} << 40;
 constexpr int32_t kMostThreads = 256;
+constexpr uint64_t kMostJsonBytes = uint64_t{64} << 20;
+constexpr uint64_t kMostTokenizerBytes = uint64_t{64} << 20;
+constexpr uint32_t kMostHeaderBytes = uint32_t{16} << 20;  // of a session file
 
 }  // namespace edgeqkv

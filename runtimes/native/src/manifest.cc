@@ -13,7 +13,6 @@ namespace edgeqkv {
 namespace {
 
 constexpr const char* kName = "edgeqkv.json";
-constexpr uint64_t kMostBytes = uint64_t{64} << 20;
 
 [[noreturn]] void wrong(const std::string& what) { throw Error(what + "; export the bundle again"); }
 
@@ -275,7 +274,7 @@ Manifest read_manifest(const std::string& folder) {
   if (!exists(folder)) throw Error(folder + " does not exist");
   if (!exists(folder + "/" + kName))
     throw Error(folder + " is not a bundle: it has no " + kName + "; edgeqkv export writes one");
-  const Bytes bytes = read_file(file_in_bundle(folder, kName), kMostBytes);
+  const Bytes bytes = read_file(file_in_bundle(folder, kName), kMostJsonBytes);
   try {
     return read(parse_json({bytes.data.get(), bytes.size}));
   } catch (const Error& error) {

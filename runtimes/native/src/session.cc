@@ -13,8 +13,6 @@
 namespace edgeqkv {
 namespace {
 
-constexpr uint64_t kMostTokenizerBytes = uint64_t{64} << 20;
-
 void check_file(const std::string& folder, const std::string& name, const std::string& sha256) {
   const std::string path = file_in_bundle(folder, name);
   if (file_sha256(path) != sha256)

@@ -5,6 +5,7 @@
 
 #include "error.h"
 #include "json.h"
+#include "limits.h"
 #include "sha256.h"
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -15,7 +16,7 @@ namespace edgeqkv {
 namespace {
 
 constexpr char kMagic[8] = {'E', 'D', 'G', 'E', 'Q', 'K', 'V', 'S'};
-constexpr uint32_t kVersion = 1, kMostHeader = uint32_t{16} << 20;
+constexpr uint32_t kVersion = 1;
 constexpr size_t kPrefix = sizeof kMagic + 2 * sizeof(uint32_t), kDigest = 32;
 static_assert(sizeof(float) == 4);
 
@@ -97,7 +98,7 @@ Header read_header(const Json& json, const Manifest& manifest, const Artifact& a
 
 size_t most_bytes(const Manifest& manifest, const Artifact& artifact) {
   size_t bytes =
-      kPrefix + kMostHeader + size_t(manifest.capacity) * sizeof(int32_t) + size_t(manifest.vocab_size) * sizeof(float);
+      kPrefix + kMostHeaderBytes + size_t(manifest.capacity) * sizeof(int32_t) + size_t(manifest.vocab_size) * sizeof(float);
   for (const Buffer& b : artifact.buffers) bytes += b.bytes;
   return bytes + kDigest;
 }
@@ -115,7 +116,7 @@ SessionFile read(Bytes bytes, const Manifest& manifest, const Artifact& artifact
     throw Error("its version is " + std::to_string(number(sizeof kMagic)) + ", and this library reads " +
                 std::to_string(kVersion));
   const size_t header_bytes = number(sizeof kMagic + sizeof(uint32_t));
-  if (header_bytes > kMostHeader || kPrefix + header_bytes + kDigest > bytes.size) throw truncated;
+  if (header_bytes > kMostHeaderBytes || kPrefix + header_bytes + kDigest > bytes.size) throw truncated;
   Sha256 sha256;
   sha256.update(data, bytes.size - kDigest);
   if (const Sha256::Digest digest = sha256.finish(); std::memcmp(digest.data(), data + bytes.size - kDigest, kDigest) != 0)
@@ -152,7 +153,8 @@ SessionFile read(Bytes bytes, const Manifest& manifest, const Artifact& artifact
 void write_session_file(const std::string& path, const Manifest& manifest, const Artifact& artifact, Context& context,
                         const std::vector<int64_t>& tokens, const float* logits) {
   const std::string head = header(manifest, artifact, tokens.size(), logits != nullptr);
-  if (head.size() > kMostHeader) throw Error(path + " cannot be written: the cache has too many buffers for a session file");
+  if (head.size() > kMostHeaderBytes)
+    throw Error(path + " cannot be written: the cache has too many buffers for a session file");
   write_atomically(path, [&](const auto& append) {
     Sha256 sha256;
     auto put = [&](const void* data, size_t bytes) {

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -13,6 +14,16 @@ from edgeqkv.cache import CacheLayout
 from edgeqkv.config import with_variant
 from edgeqkv.manifest import EntryPoint, Port, cache_entry
 from edgeqkv.parameters import parameter_count
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_each_is_written_down_with_the_same_number():
+    text = (ROOT / "runtimes/native/src/limits.h").read_text()
+    found = re.findall(r"^constexpr \w+ kMost(\w+) = (?:\w+\{)?(\d+)\}?(?: << (\d+))?;", text, re.MULTILINE)
+    native = {"_".join(re.findall("[A-Z][a-z]+", name)).upper(): int(n) << int(shift or 0) for name, n, shift in found}
+    assert native == {name: value for name, value in vars(limits).items() if name.isupper()}
+    assert len(native) == text.count("constexpr") == 8
 
 
 @pytest.fixture
@@ -78,6 +89,18 @@ def test_both_readers_refuse_the_same(last, first_refused, sentence, claim, open
     for reader in (read_bundle, open_native):
         with pytest.raises(edgeqkv.EdgeQKVError, match=re.escape(sentence)):
             reader(folder)
+
+
+def test_a_manifest_that_is_too_long(golden_bundle, tmp_path, open_native):
+    shutil.copytree(golden_bundle(), tmp_path / "bundle")
+    path = tmp_path / "bundle/edgeqkv.json"
+    path.write_text(path.read_text().ljust(limits.JSON_BYTES))
+    read_bundle(tmp_path / "bundle")
+    open_native(tmp_path / "bundle", "onnx")
+    path.write_text(path.read_text() + " ")
+    for reader in (read_bundle, open_native):
+        with pytest.raises(edgeqkv.EdgeQKVError, match=r"edgeqkv\.json has 67108865 bytes, and at most 67108864 can be right"):
+            reader(tmp_path / "bundle")
 
 
 def test_threads(golden_bundle, open_native):
