@@ -6,7 +6,7 @@ import sys
 from typing import TypedDict
 
 from edgeqkv import chat_template
-from edgeqkv.errors import EdgeQKVError, require
+from edgeqkv.errors import EdgeQKVError, MissingPackage, require
 
 SECONDS = 20  # for a template, which needs a fraction of one on a slow board
 
@@ -40,6 +40,8 @@ def render(template: str | None, messages: list[Message], special_tokens: dict[s
         answer = json.loads(done.stdout)
     except subprocess.TimeoutExpired as error:
         raise EdgeQKVError(f"the bundle's chat template takes more than {SECONDS} seconds") from error
+    except OSError as error:
+        raise MissingPackage(f"a chat template needs a second Python process, which cannot be started here: {error}") from error
     except json.JSONDecodeError as error:
         raise EdgeQKVError(f"the bundle's chat template ends the process that renders it ({done.returncode})") from error
     if "refused" in answer:

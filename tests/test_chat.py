@@ -8,6 +8,7 @@ import pytest
 
 from edgeqkv import EdgeQKVError
 from edgeqkv.chat import render
+from edgeqkv.errors import MissingPackage
 
 # Shortened from what the models ship with, with every construct that theirs have.
 LLAMA_3 = """{{- bos_token }}
@@ -185,6 +186,12 @@ def test_a_template_that_brings_its_process_down(monkeypatch, tmp_path):
     program.write_text("import os; os.abort()")
     monkeypatch.setattr("edgeqkv.chat.chat_template.__file__", str(program))
     with pytest.raises(EdgeQKVError, match=r"the bundle's chat template ends the process that renders it \(-6\)"):
+        render(None, TALK, TOKENS)
+
+
+def test_a_python_that_cannot_be_started_again(monkeypatch):
+    monkeypatch.setattr("sys.executable", "")
+    with pytest.raises(MissingPackage, match="a chat template needs a second Python process"):
         render(None, TALK, TOKENS)
 
 
