@@ -155,8 +155,9 @@ def test_a_moment_that_was_not_asked_is_unknown():
     assert changed(made_record(), phases={}).memory.at("end") == Memory(None, None, None, None)
 
 
-def _vitals(temperature=30_000, limit=2000, busy=2000):
-    return replace(COLD, temperatures={"cpu": temperature}, limits_khz=(limit, limit), frequencies_khz=(300, busy))
+def _vitals(temperature=30_000, limit=2000, busy=2000, status=None):
+    moved = replace(COLD, temperatures={"cpu": temperature}, limits_khz=(limit, limit), frequencies_khz=(300, busy))
+    return replace(moved, thermal_status=status)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +168,9 @@ def _vitals(temperature=30_000, limit=2000, busy=2000):
         ([_vitals(), _vitals(limit=1500), _vitals()], True),
         ([_vitals(), _vitals(), _vitals(temperature=46_000)], True),
         ([_vitals(), _vitals(temperature=40_000)], False),
+        ([_vitals(status=0), _vitals(status=0)], False),
+        ([_vitals(status=0), _vitals(status=1), _vitals(status=0)], True),  # Android's first step is light throttling
+        ([replace(COLD, temperatures=None, thermal_status=0)] * 2, False),
         ([replace(COLD, temperatures=None)] * 3, None),
         ([_vitals()], None),
     ],
