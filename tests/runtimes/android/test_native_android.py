@@ -72,6 +72,7 @@ def test_they_ask_for_nothing_that_bionic_lacks_at_api_24(path):
 def test_they_load_on_every_android_from_7_on(path):
     headers, dynamic = readelf(path, "--program-headers"), readelf(path, "--dynamic")
     assert "AArch64" in readelf(path, "--file-header")
+    assert "DYN" in readelf(path, "--file-header"), "a program too is position independent, or Android does not run it"
     assert " TLS " not in headers, "ELF TLS is there from Android 10 on"
     loads = [line.split() for line in headers.splitlines() if line.split()[:1] == ["LOAD"]]
     assert loads
@@ -83,6 +84,7 @@ def test_they_load_on_every_android_from_7_on(path):
     stack = next(line for line in headers.splitlines() if "GNU_STACK" in line)
     assert " RW " in stack
     assert "(GNU_HASH)" in dynamic or "(HASH)" in dynamic
+    assert "RELR" not in dynamic, "packed relocations are read from Android 9 on"
 
 
 def test_the_library_shows_one_function_and_both_are_stripped():
