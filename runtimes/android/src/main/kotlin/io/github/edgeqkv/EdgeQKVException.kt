@@ -22,7 +22,7 @@ public class EdgeQKVException internal constructor(
         /** Another thread is using the session. */
         BUSY,
 
-        /** [Session.cancel] was called; the tokens that were already run are held. */
+        /** [Session.cancel] was called; the depth is that before the call. */
         CANCELLED,
     }
 }

@@ -94,9 +94,9 @@ public class Session internal constructor(
     }
 
     /**
-     * Stops what another thread is running on this session before its next token or piece of a prompt: [generate] then returns
-     * [StopReason.CANCELLED], [prefill] and [feed] throw [EdgeQKVException.Code.CANCELLED]. Without effect when nothing runs,
-     * and on a closed session.
+     * Stops what another thread is running on this session, in mid-token: [generate] then returns [StopReason.CANCELLED];
+     * [prefill], [feed] and [step] throw [EdgeQKVException.Code.CANCELLED], and leave the depth as it was. Without effect when
+     * nothing runs, and on a closed session.
      */
     public fun cancel(): Unit = Native.cancel(handle)
 
