@@ -54,7 +54,9 @@ export JAVA_HOME="${JAVA_HOME:-${java%/bin/javac}}"  # for jni.h
 cmake -S "$bionic" -B "$build/cmake" -DCMAKE_TOOLCHAIN_FILE="$bionic/toolchain.cmake" -DEDGEQKV_BIONIC="$build" \
   -DCMAKE_BUILD_TYPE=Release -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$build/lib/arm64-v8a" -DCMAKE_RUNTIME_OUTPUT_DIRECTORY="$build/bin" \
   >/dev/null
-cmake --build "$build/cmake" --parallel 2 --target edgeqkv_jni edgeqkv-run >"$build/cmake.log" 2>&1 || { cat "$build/cmake.log" >&2; exit 1; }
+rm -f "$build/lib/arm64-v8a/libedgeqkv_jni.so" "$build/bin/edgeqkv-run"  # cmake does not know what stubs and objects they are of
+cmake --build "$build/cmake" --parallel 2 --target edgeqkv_jni edgeqkv-run >"$build/cmake.log" 2>&1 \
+  || { cat "$build/cmake.log" >&2; exit 1; }
 
 ort="$build/lib/arm64-v8a/libonnxruntime.so"
 if ! echo "$ort_sha256  $ort" | sha256sum --check --status 2>/dev/null; then

@@ -15,7 +15,8 @@ set(CMAKE_CXX_FLAGS_INIT "--target=aarch64-linux-gnu -nostdinc++ -isystem \"${ll
 -mno-outline-atomics -ffunction-sections -fdata-sections -U_FORTIFY_SOURCE")
 set(link "--target=aarch64-linux-android24 -nostdlib -fuse-ld=lld-19 -Wno-unused-command-line-argument -Wl,-z,defs \
 -Wl,--error-limit=0 -Wl,-z,now -Wl,-z,relro -Wl,-z,text -Wl,-z,max-page-size=16384 -Wl,--gc-sections -Wl,--build-id \
--Wl,--strip-all -Wl,--no-dependent-libraries -Wl,--wrap=sysconf -Wl,--wrap=strerror_r -Wl,--exclude-libs,ALL -L\"${EDGEQKV_BIONIC}/stubs\" \"${EDGEQKV_BIONIC}/objects/bionic.o\"")
+-Wl,--strip-all -Wl,--no-dependent-libraries -Wl,--wrap=sysconf -Wl,--wrap=strerror_r -Wl,--exclude-libs,ALL \
+-L\"${EDGEQKV_BIONIC}/stubs\" \"${EDGEQKV_BIONIC}/objects/bionic.o\"")
 set(CMAKE_SHARED_LINKER_FLAGS_INIT "${link} \"${EDGEQKV_BIONIC}/objects/shared.o\"")
 set(CMAKE_MODULE_LINKER_FLAGS_INIT "${CMAKE_SHARED_LINKER_FLAGS_INIT}")
 set(CMAKE_EXE_LINKER_FLAGS_INIT "${link} \"${EDGEQKV_BIONIC}/objects/program.o\"")
