@@ -6,6 +6,7 @@ import shutil
 import stat
 from importlib.metadata import distribution
 from pathlib import Path
+from xml.etree import ElementTree
 
 import onnxruntime
 import pytest
@@ -346,3 +347,22 @@ def test_the_screen(lines, found):
 @pytest.mark.parametrize("fields", [{}, {"level": "x"}, {"level": "50", "scale": "0"}])
 def test_a_battery_that_says_nothing(fields):
     assert (android.battery_percent(fields), android.battery_temperature(fields), android.on_mains(fields)) == (None, {}, None)
+
+
+# -- the app ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_app_declares_the_processes_that_the_host_starts():
+    """And no permission: what it measures stays on the phone."""
+    manifest = ElementTree.parse(Path(__file__).parents[2] / "android_demo/app/src/main/AndroidManifest.xml").getroot()
+    namespace = "{http://schemas.android.com/apk/res/android}"
+    declared = {node.get(f"{namespace}name"): node for node in manifest.iter("activity")}
+    affinities = set()
+    for number in range(in_app.PROCESSES):
+        package, name = in_app.activity(number).split("/")
+        node = declared[package + name]
+        assert node.get(f"{namespace}process") == f":measure{number}"
+        assert (node.get(f"{namespace}exported"), node.get(f"{namespace}launchMode")) == ("true", "singleTask")
+        affinities.add(node.get(f"{namespace}taskAffinity"))
+    assert len(affinities) == in_app.PROCESSES, "in one task they would come to the front together"
+    assert list(manifest.iter("uses-permission")) == []
