@@ -80,6 +80,8 @@ def check_machine() -> None:
     if packages:
         names = " ".join(packages)
         stop(3, f"the APK needs the Debian packages {names}: apt-get install {names}")
+    if 'JAVA_VERSION="17.' not in (java_home() / "release").read_text():
+        stop(3, "the APK needs a JDK 17 (D8 reads no newer one): apt-get install openjdk-17-jdk-headless, and set JAVA_HOME")
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         stop(3, "the APK is built on Linux on x86-64, which is what aapt2 is there for")
 
@@ -90,7 +92,9 @@ class Tools:
     def __init__(self, folder: Path) -> None:
         self._digests = dict(reversed(line.split()) for line in (HERE / "tools.sha256").read_text().splitlines())
         self._folder = folder
-        if self._wrong():
+        if wrong := self._wrong():
+            for name in wrong:
+                (folder / name).unlink(missing_ok=True)
             maven = ["mvn", "--batch-mode", "--no-transfer-progress", "--quiet", "--file", HERE / "pom.xml"]
             run(*maven, "dependency:copy-dependencies", f"-DoutputDirectory={folder}")
         if wrong := self._wrong():
@@ -158,7 +162,7 @@ def compile_app(tools: Tools, target: Path, r_java: Path, classpath: list[Path])
     compile_kotlin(tools, target, "app", [APP / "kotlin", r_java], classpath)
     classes = target.with_name("r-classes")
     shutil.rmtree(classes, ignore_errors=True)
-    run("javac", "--release", "11", "-d", classes, *r_java.rglob("*.java"))
+    run(java("javac"), "--release", "11", "-d", classes, *r_java.rglob("*.java"))
     with zipfile.ZipFile(target, "a") as archive:
         for path in sorted(classes.rglob("*.class")):
             archive.write(path, path.relative_to(classes))
@@ -210,7 +214,18 @@ def add(apk: zipfile.ZipFile, name: str, data: bytes, alignment: int | None) -> 
 def make_key(key: Path) -> None:
     """A key as Android Studio makes one for debugging: its password is known to all, and the APK is for no store."""
     run(
-        *("keytool", "-genkeypair", "-keystore", key, "-storepass", "android", "-alias", "androiddebugkey", "-keyalg", "RSA"),
+        *(
+            java("keytool"),
+            "-genkeypair",
+            "-keystore",
+            key,
+            "-storepass",
+            "android",
+            "-alias",
+            "androiddebugkey",
+            "-keyalg",
+            "RSA",
+        ),
         *("-keysize", "2048", "-validity", "10000", "-dname", "CN=Android Debug,O=Android,C=US"),
     )
 
@@ -252,8 +267,8 @@ def java_home() -> Path:
     return Path(os.environ.get("JAVA_HOME") or Path(shutil.which("javac") or "").resolve().parents[1])
 
 
-def java() -> Path:
-    return java_home() / "bin/java"
+def java(program: str = "java") -> Path:
+    return java_home() / "bin" / program
 
 
 def joined(paths: Iterable[Path]) -> str:

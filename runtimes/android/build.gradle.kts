@@ -1,5 +1,5 @@
-// The library for Gradle and Android Studio, as the module :edgeqkv of android_demo/, whose settings name the Android plugin's
-// version (9.2: Kotlin is built in). pom.xml compiles the same sources for the JVM, and tests them.
+// The library for Gradle and Android Studio, as the module :edgeqkv of android_demo/, whose build.gradle.kts names the Android
+// plugin's version (9.2: Kotlin is built in). pom.xml compiles the same sources for the JVM, and tests them.
 import org.jetbrains.kotlin.gradle.dsl.JvmTarget
 
 plugins {
