@@ -1,9 +1,10 @@
 #!/bin/sh
-# sh runtimes/android/jvm.sh BUILD PYTHON: the Kotlin library and its tests on this machine's JVM, over libedgeqkv_jni.so in
-# BUILD/jni and the ONNX Runtime of PYTHON. Results are in BUILD/maven/surefire-reports.
+# sh runtimes/android/jvm.sh BUILD PYTHON [OPTION...]: the Kotlin library and its tests on this machine's JVM, over
+# libedgeqkv_jni.so in BUILD/jni and the ONNX Runtime of PYTHON. Results are in BUILD/maven/surefire-reports; options are Maven's.
 set -eu
 mkdir -p "$1"
 build=$(cd "$1" && pwd) python=$2 here=$(cd "$(dirname "$0")" && pwd)
+shift 2
 for program in cmake g++ javac mvn; do
   command -v $program >/dev/null || {
     echo "this needs the Debian packages cmake, g++, openjdk-17-jdk-headless and maven:" \
@@ -22,6 +23,6 @@ print(next(pathlib.Path(onnxruntime.__file__).parent.glob('capi/libonnxruntime.s
 rm -rf "$build/home" "$build/maven/surefire-reports"
 mkdir "$build/home"
 mvn --batch-mode --no-transfer-progress --quiet --file "$here/pom.xml" verify "-Dedgeqkv.build=$build" \
-  "-Dedgeqkv.onnxruntime=$onnxruntime"
+  "-Dedgeqkv.onnxruntime=$onnxruntime" "$@"
 # What -Xcheck:jni says of a call that JNI forbids.
 if grep -h 'JNI\|native method' "$build"/maven/surefire-reports/*.dumpstream 2>/dev/null; then exit 1; fi

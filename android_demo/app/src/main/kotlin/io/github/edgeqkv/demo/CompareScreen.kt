@@ -117,7 +117,7 @@ class CompareScreen(
         this.text = text
         val space = (6 * resources.displayMetrics.density).toInt()
         setPadding(space, space, 2 * space, space)
-        maxWidth = (220 * resources.displayMetrics.scaledDensity).toInt()
+        maxEms = 14 // grows with the user's size of text
         setTextColor(activity.getColor(if (heading) R.color.quiet else R.color.ink))
         textAlignment = if (heading) View.TEXT_ALIGNMENT_VIEW_START else View.TEXT_ALIGNMENT_VIEW_END
     }
