@@ -60,7 +60,7 @@ data class PlanFields(
         val (first, last) = plan.depths.first() to plan.depths.last()
         val wrong = when {
             first < WARM_UP_STEPS -> "depth $first is too small: $WARM_UP_STEPS warm-up tokens come before it"
-            last + plan.steps > capacity ->
+            last.toLong() + plan.steps > capacity ->
                 "depth $last and ${plan.steps} measured steps do not fit a cache of $capacity positions; lower them"
             plan.rounds < 1 || plan.steps < 1 || plan.prompt < 1 -> "rounds, steps and prompt must be at least 1"
             plan.threads !in 1..256 -> "threads are between 1 and 256, found ${plan.threads}"

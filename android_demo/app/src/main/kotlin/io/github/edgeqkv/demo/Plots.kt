@@ -104,7 +104,7 @@ class DecodePlot(private val results: List<Measured>) : Plot {
             val half = measure.width(count(depth), false) / 2
             if (at(depth) - half < free && depth != deepest) continue
             if (depth == deepest && at(depth) - half < free) shapes.removeAt(shapes.lastIndex)
-            add(Shape.Text(count(depth), at(depth), bottom + 1.2f * measure.line, Colour.Quiet, Anchor.MIDDLE))
+            add(Shape.Text(count(depth), at(depth), bottom + 1.5f * measure.line, Colour.Quiet, Anchor.MIDDLE))
             free = at(depth) + half + gap
         }
         shown.forEachIndexed { i, one ->
@@ -114,7 +114,7 @@ class DecodePlot(private val results: List<Measured>) : Plot {
             add(Shape.Line(one.decode.map { at(it.depth) to at(it.p50) }, colour, 2 * measure.dp))
             one.decode.forEach { add(Shape.Dot(at(it.depth), at(it.p50), 4 * measure.dp, colour)) }
         }
-        y = bottom + 2 * measure.line
+        y = bottom + 1.8f * measure.line
         text("positions in the cache", Colour.Quiet)
         drawing()
     }
