@@ -6,10 +6,12 @@ package io.github.edgeqkv
 import kotlinx.coroutines.CoroutineDispatcher
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.NonCancellable
-import kotlinx.coroutines.channels.trySendBlocking
+import kotlinx.coroutines.ensureActive
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.channelFlow
+import kotlinx.coroutines.job
 import kotlinx.coroutines.launch
+import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.withContext
 import kotlinx.coroutines.withTimeoutOrNull
 import kotlin.time.Duration.Companion.milliseconds
@@ -22,7 +24,7 @@ import kotlin.time.Duration.Companion.milliseconds
  *
  * @param dispatcher has a thread for each collection, which computes and which waits for the collector: one that the collector
  *   itself does not need, so not [Dispatchers.Default], whose threads are as few as the cores.
- * @param onStopped called on [dispatcher] when a generation that had begun has stopped; not where it failed.
+ * @param onStopped called on [dispatcher] when the generation has stopped; not where it failed or its collector was cancelled.
  */
 @JvmOverloads
 public fun Session.tokenFlow(
@@ -33,7 +35,14 @@ public fun Session.tokenFlow(
 ): Flow<Token> = channelFlow {
     val session = this@tokenFlow
     val generation = launch(dispatcher) {
-        onStopped(session.generate(ids, options) { token -> trySendBlocking(token).isSuccess })
+        val job = coroutineContext.job
+        val stopped = session.generate(ids, options) { token ->
+            // As a child of the job, waiting for a slow collector ends when it is cancelled; trySendBlocking would wait on.
+            if (!trySend(token).isSuccess) runBlocking(job) { send(token) }
+            true
+        }
+        ensureActive()
+        onStopped(stopped)
     }
     try {
         generation.join()

@@ -34,9 +34,9 @@ class EdgeQKVTest {
 
     @Test
     fun `memory of the process`() {
-        val before = EdgeQKV.memory()
-        check(before.peakRss >= before.rss && before.rss >= before.privateRss && before.privateRss > 100L shl 20) { "$before" }
-        check(before.pss <= before.rss)
+        val memory = EdgeQKV.memory()
+        // At least Java's heap, which is resident from the start. They are not read at one instant, so that they may cross.
+        for (bytes in memory.run { listOf(peakRss, rss, pss, privateRss) }) check(bytes in (256L shl 20)..(4096L shl 20)) { "$memory" }
     }
 
     @Test

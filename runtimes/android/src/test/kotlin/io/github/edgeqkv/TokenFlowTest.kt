@@ -1,8 +1,10 @@
 package io.github.edgeqkv
 
+import kotlinx.coroutines.CompletableDeferred
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.async
+import kotlinx.coroutines.awaitCancellation
 import kotlinx.coroutines.cancelAndJoin
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.flow.collect
@@ -60,7 +62,12 @@ class TokenFlowTest {
         for (pause in listOf(0, 1, 5, 20, 50)) {
             session.reset()
             var tokens = 0
-            val job = launch(Dispatchers.Default) { session.tokenFlow(longArrayOf(1), long).collect { tokens++ } }
+            val job = launch(Dispatchers.Default) {
+                session.tokenFlow(longArrayOf(1), long).collect {
+                    tokens++
+                    delay(1) // or a fast machine is done before it is cancelled
+                }
+            }
             delay(pause.milliseconds)
             job.cancelAndJoin()
             val depth = session.depth
@@ -68,6 +75,18 @@ class TokenFlowTest {
             check(depth < bundle.info.capacity) { "it ran on to the end" }
             check(tokens <= depth + 1)
         }
+    }
+
+    @Test
+    fun `a collector that is cancelled while the generation waits for it`() = withSession { _, session ->
+        val job = launch(Dispatchers.Default) { session.tokenFlow(longArrayOf(1), long).collect { awaitCancellation() } }
+        var depth = -1
+        while (depth < 2 || session.depth > depth) { // until the buffer is full
+            depth = session.depth
+            delay(100)
+        }
+        job.cancelAndJoin()
+        session.reset()
     }
 
     /** Cancelled before, while and after generate begins: the prompt is not run to its end for nobody. */
@@ -114,12 +133,14 @@ class TokenFlowTest {
 
     @Test
     fun `two flows on one session are refused, on two sessions they run at once`() = withSession { bundle, session ->
-        val first = async(Dispatchers.Default) { session.tokenFlow(longArrayOf(1), long).toList() }
+        val tried = CompletableDeferred<Unit>()
+        val first = async(Dispatchers.Default) { session.tokenFlow(longArrayOf(1), long).onEach { tried.await() }.toList() }
         bundle.newSession().use { other ->
             val second = async(Dispatchers.Default) { other.tokenFlow(longArrayOf(1), long).toList() }
             while (session.depth == 0) delay(1)
             val refused = runCatching { session.tokenFlow(longArrayOf(1)).toList() }.exceptionOrNull()
             assertEquals(EdgeQKVException.Code.BUSY, (refused as EdgeQKVException).code)
+            tried.complete(Unit)
             assertEquals(first.await().map { it.id }, second.await().map { it.id })
         }
     }
