@@ -3,6 +3,7 @@ package io.github.edgeqkv
 import org.junit.jupiter.api.Assertions.assertEquals
 import org.junit.jupiter.api.Test
 import java.io.File
+import java.lang.ProcessBuilder.Redirect.INHERIT
 
 /** In a process of its own, whose library path has no libedgeqkv_jni.so. */
 class MissingLibraryTest {
@@ -11,7 +12,7 @@ class MissingLibraryTest {
         val java = File(System.getProperty("java.home"), "bin/java").path
         val classes = System.getProperty("surefire.test.class.path") ?: System.getProperty("java.class.path")
         val main = MissingLibrary::class.java.name
-        val process = ProcessBuilder(java, "-Djava.library.path=/nowhere", "-cp", classes, main).redirectErrorStream(true).start()
+        val process = ProcessBuilder(java, "-Djava.library.path=/nowhere", "-cp", classes, main).redirectError(INHERIT).start()
         val lines = process.inputStream.bufferedReader().readLines()
         assertEquals(0, process.waitFor(), lines.toString())
         assertEquals(3, lines.size, lines.toString())
