@@ -12,14 +12,15 @@ NATIVE := $(shell find runtimes -path runtimes/android -prune -o \( -name CMakeL
 ORT_HEADERS := build/onnxruntime-headers
 OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 
-.PHONY: help setup demo test android-jvm kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 runner-aarch64 \
-	android-native apk check-ort-api lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-attention \
+.PHONY: help setup demo test android-jvm android-app-test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 \
+	runner-aarch64 android-native apk check-ort-api lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-attention \
 	bench-bundles clean
 
 help:
 	@echo "make demo             set up, then export, verify, run and compare the models in models/"
 	@echo "make test             set up, then run every test"
 	@echo "make android-jvm      the Kotlin library for Android, and its tests on this machine's JVM (part of make test)"
+	@echo "make android-app-test the same, and the demo app's classes and tests (part of make test)"
 	@echo "make kernels          build the C++ attention kernel and run its tests (part of make test)"
 	@echo "make kernels-sanitize the same with address and undefined-behaviour sanitizers (part of make test)"
 	@echo "make kernels-aarch64  cross-build it and run its tests under qemu-user, without and with the dot product"
@@ -80,6 +81,9 @@ $(OLDEST): | setup
 
 android-jvm: setup
 	sh runtimes/android/jvm.sh build/android/jvm $(BIN)/python
+
+android-app-test: android-jvm
+	sh android_demo/app/jvm.sh build/android/app-jvm $(BIN)/python
 
 kernels kernels-sanitize:
 	@command -v cmake >/dev/null && command -v g++ >/dev/null \

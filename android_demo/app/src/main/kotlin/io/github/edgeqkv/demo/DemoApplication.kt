@@ -16,7 +16,10 @@ class DemoApplication : Application() {
     private val folder by lazy { File(filesDir, "bundles") }
     private val store by lazy { ModelStore(folder) { EdgeQKV.open(it).close() } }
 
-    val models by lazy { ModelsModel(store, worker("models")).also { it.start { builtInBundles(assets) } } }
+    val models by lazy {
+        clearPicked(cacheDir)
+        ModelsModel(store, worker("models")).also { it.start { builtInBundles(assets) } }
+    }
 
     private val lazyWrite = lazy {
         WriteModel({ EdgeQKV.open(it) }, KeptText(File(filesDir, "text")), store::find, worker("write")).also { it.start() }

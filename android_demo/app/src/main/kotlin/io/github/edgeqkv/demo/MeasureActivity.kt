@@ -35,9 +35,7 @@ abstract class MeasureActivity : Activity() {
 
     private fun serve(name: String) {
         try {
-            val server = LocalServerSocket(name)
-            val connection = server.use(::connection)
-            connection?.use { socket -> ParcelFileDescriptor.dup(socket.fileDescriptor).use { BenchWorker.serve(it.fd) } }
+            connection(name)?.use { socket -> ParcelFileDescriptor.dup(socket.fileDescriptor).use { BenchWorker.serve(it.fd) } }
         } catch (error: IOException) {
             // The host sees that nobody answers.
         } finally {
@@ -49,6 +47,15 @@ abstract class MeasureActivity : Activity() {
     }
 
     /** The first one of the shell's; null when there is none in time. */
+    private fun connection(name: String): LocalSocket? {
+        val server = LocalServerSocket(name)
+        try {
+            return connection(server)
+        } finally {
+            server.close()
+        }
+    }
+
     private fun connection(server: LocalServerSocket): LocalSocket? {
         val end = SystemClock.elapsedRealtime() + BenchSocket.PATIENCE_MS
         val waiting = StructPollfd().apply {

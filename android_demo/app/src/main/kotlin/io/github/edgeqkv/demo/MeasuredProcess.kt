@@ -21,10 +21,11 @@ fun interface Processes {
     fun start(number: Int): MeasuredProcess
 }
 
-/** One that is reached by two streams, one JSON object a line each way. [end] kills it. */
+/** One that is reached by two streams, one JSON object a line each way. [end] kills it, and wakes who reads from it. */
 class LineProcess(input: InputStream, private val output: OutputStream, private val end: () -> Unit) : MeasuredProcess {
     private val lines: BufferedReader = input.bufferedReader()
 
+    @Synchronized
     override fun ask(what: String, vararg arguments: Pair<String, Any>): JSONObject {
         val request = JSONObject().put("do", what)
         arguments.forEach { (name, value) -> request.put(name, value) }
@@ -44,5 +45,16 @@ class LineProcess(input: InputStream, private val output: OutputStream, private 
         return answer
     }
 
-    override fun kill() = end()
+    override fun kill() {
+        end()
+        synchronized(this) { // not while another thread reads: the descriptor's number may be given to another file
+            listOf(output, lines).forEach {
+                try {
+                    it.close()
+                } catch (error: IOException) {
+                    // the other side has ended it
+                }
+            }
+        }
+    }
 }

@@ -24,6 +24,7 @@ class ModelsScreen(
     private val cancel = view.part<Button>(R.id.models_cancel)
     private val buttons = listOf(view.part<Button>(R.id.import_folder), view.part<Button>(R.id.import_zip))
     private var listed: List<InstalledModel>? = null
+    private var question: AlertDialog? = null
 
     init {
         cancel.setOnClickListener { models.cancel() }
@@ -48,6 +49,11 @@ class ModelsScreen(
         val total = import?.total
         progress.isIndeterminate = total == null
         if (import != null && total != null && total > 0) progress.progress = (import.done * 1000 / total).toInt()
+    }
+
+    override fun stop() {
+        question?.dismiss() // asked again by who still wants it
+        super.stop()
     }
 
     private fun list(models: List<InstalledModel>) {
@@ -80,7 +86,7 @@ class ModelsScreen(
     }
 
     private fun askToDelete(model: InstalledModel) {
-        AlertDialog.Builder(activity)
+        question = AlertDialog.Builder(activity)
             .setMessage(activity.getString(R.string.delete_question, model.name))
             .setPositiveButton(R.string.delete_yes) { _, _ ->
                 (activity.application as DemoApplication).write.forget(model.key)

@@ -67,7 +67,7 @@ class PickedFolder(private val resolver: ContentResolver, private val tree: Uri)
 /** A zip that the user picked. */
 fun pickedZip(resolver: ContentResolver, uri: Uri, cache: File): BundleSource {
     val name = nameOf(resolver, uri, OpenableColumns.DISPLAY_NAME)
-    val zip = ZipSource(name, { open(resolver, uri) }, File.createTempFile("import", ".zip", cache))
+    val zip = ZipSource(name, { open(resolver, uri) }, File.createTempFile(PICKED, ".zip", cache))
     return object : BundleSource by zip {
         override fun close() {
             zip.close()
@@ -75,6 +75,9 @@ fun pickedZip(resolver: ContentResolver, uri: Uri, cache: File): BundleSource {
         }
     }
 }
+
+/** Deletes the copies of zips whose import was killed. */
+fun clearPicked(cache: File) = cache.listFiles { file -> file.name.startsWith(PICKED) }.orEmpty().forEach { it.delete() }
 
 private fun nameOf(resolver: ContentResolver, uri: Uri, column: String): String = try {
     resolver.query(uri, arrayOf(column), null, null, null)?.use { if (it.moveToFirst()) it.getString(0) else null }
@@ -102,3 +105,4 @@ fun builtInBundles(assets: AssetManager): List<BundleSource> = assets.list(ASSET
 }
 
 private const val ASSETS = "bundles"
+private const val PICKED = "picked-"

@@ -20,7 +20,7 @@ abstract class Screen(val view: View, private vararg val watched: Watchable) {
         show()
     }
 
-    fun stop() {
+    open fun stop() {
         started = false
         watched.forEach { it.unwatch(watcher) }
     }

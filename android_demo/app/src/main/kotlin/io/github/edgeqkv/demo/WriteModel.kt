@@ -63,7 +63,7 @@ class WriteModel(
     }
 
     private val lock = Any()
-    private var shown = State()
+    private var current = State()
     private val text = StringBuilder()
 
     // Of [work] alone.
@@ -81,14 +81,14 @@ class WriteModel(
     var started = false
         private set
 
-    val state: State get() = synchronized(lock) { shown.copy(text = text.toString()) }
+    val state: State get() = synchronized(lock) { current.copy(text = text.toString()) }
 
     /** Opens [model] for a new text, or for the one that was put away with it. */
     fun choose(model: InstalledModel) {
         if (state.model?.key == model.key && state.phase != Phase.EMPTY) return
         stop()
         work.execute {
-            if (shown.model != null) kept.load()?.takeIf { it.model != model.key }?.let { kept.clear() }
+            if (current.model != null) kept.load()?.takeIf { it.model != model.key }?.let { kept.clear() }
             close()
             openNow(model)
         }
@@ -96,7 +96,7 @@ class WriteModel(
 
     /** The model that was open when the process ended, if its text was put away. */
     fun start() = work.execute {
-        if (shown.phase == Phase.EMPTY) kept.load()?.let { find(it.model) }?.let(::openNow)
+        if (current.phase == Phase.EMPTY) kept.load()?.let { find(it.model) }?.let(::openNow)
         started = true
         changed()
     }
@@ -161,13 +161,13 @@ class WriteModel(
 
     /** The user is back. */
     fun shown() = work.execute {
-        if (shown.phase == Phase.AWAY) shown.model?.let(::openNow)
+        if (current.phase == Phase.AWAY) current.model?.let(::openNow)
     }
 
     /** The model of [key] was deleted. */
     fun forget(key: String) = work.execute {
         if (kept.load()?.model == key) kept.clear()
-        if (shown.model?.key == key) {
+        if (current.model?.key == key) {
             close()
             ids.clear()
             replaceText("")
@@ -191,8 +191,8 @@ class WriteModel(
             // A refusal of the tokenizer's is the sentence to show before anything is typed.
             update { copy(phase = Phase.READY, depth = session.depth, problem = info.tokenizerMissing) }
         }
-        if (shown.phase == Phase.OPENING) {
-            val problem = shown.problem
+        if (current.phase == Phase.OPENING) {
+            val problem = current.problem
             close()
             update { copy(phase = Phase.EMPTY, problem = problem) }
         }
@@ -232,7 +232,7 @@ class WriteModel(
             if (reason == StopReason.FULL) update { copy(problem = full(bundle)) }
         } catch (error: Exception) {
             // Nothing was written yet: as before, with the prompt to be corrected.
-            if (shown.phase != Phase.WRITING) {
+            if (current.phase != Phase.WRITING) {
                 ids.subList(idsBefore, ids.size).clear()
                 synchronized(lock) { text.setLength(textBefore) }
                 if (!cancelled(error)) update { copy(refusedPrompt = prompt.ifEmpty { null }) }
@@ -270,8 +270,8 @@ class WriteModel(
             val full = error is EdgeQKVException && error.code == EdgeQKVException.Code.CACHE_FULL
             val after = when {
                 full -> Phase.FULL
-                session == null -> shown.phase
-                shown.phase == Phase.OPENING -> Phase.OPENING
+                session == null -> current.phase
+                current.phase == Phase.OPENING -> Phase.OPENING
                 else -> Phase.READY
             }
             update {
@@ -294,7 +294,7 @@ class WriteModel(
     /** False where it cannot be saved, which is shown. */
     private fun save(): Boolean {
         val session = session ?: return false
-        val model = shown.model ?: return false
+        val model = current.model ?: return false
         return try {
             if (ids.isEmpty()) kept.clear() else kept.save(model.key, text.toString(), ids, session)
             true
@@ -319,7 +319,7 @@ class WriteModel(
     }
 
     private fun update(change: State.() -> State) {
-        synchronized(lock) { shown = shown.change() }
+        synchronized(lock) { current = current.change() }
         changed()
     }
 }

@@ -70,8 +70,9 @@ class ComparisonTest {
             val phases = record.getJSONObject("memory").getJSONObject("phases")
             assertEquals(setOf("start", "loaded", "prefilled", "depth 20", "depth 60", "end"), phases.keys().asSequence().toSet())
         }
-        // For tests/android_demo/test_records.py.
+        // tests/android_demo/test_app.py reads them, and compares the sentences with its own.
         File(TestData.results, "resident.jsonl").writeText(outcome.lines)
+        File(TestData.results, "resident.txt").writeText(Results(outcome.lines).sentences.joinToString("\n"))
     }
 
     @Test
