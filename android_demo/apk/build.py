@@ -17,6 +17,7 @@ import tomllib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
 from xml.etree import ElementTree
 
 HERE = Path(__file__).resolve().parent
@@ -31,7 +32,10 @@ BUNDLES = ("q-mqa", "qkv")
 NATIVE = ("libedgeqkv_jni.so", "libonnxruntime.so")
 # The jars of tools.sha256 that go into the APK.
 RUNTIME = ("kotlin-stdlib", "kotlinx-coroutines-core-jvm")
-EXPORTER = [ROOT / "export", *(ROOT / "edgeqkv" / name for name in ("decoder.py", "cache.py", "manifest.py"))]
+EXPORTER = [
+    *sorted((ROOT / "export").rglob("*.py")),
+    *(ROOT / "edgeqkv" / name for name in ("decoder.py", "cache.py", "manifest.py")),
+]
 PROGRAMS = {"javac": "openjdk-17-jdk-headless", "mvn": "maven", "apksigner": "apksigner"}
 # Android 7 knows v2, Android 9 v3.
 SCHEMES = {"v1": "false", "v2": "true", "v3": "true", "v4": "false"}
@@ -41,7 +45,7 @@ TOOLS_XML = "http://schemas.android.com/tools"
 
 def main() -> None:
     if len(sys.argv) != 3:
-        stop(2, __doc__.strip())
+        stop(2, str(__doc__).strip())
     build, edgeqkv = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).absolute()
     check_machine()
     natives = [build / "lib/arm64-v8a" / name for name in NATIVE]
@@ -80,7 +84,8 @@ def check_machine() -> None:
     if packages:
         names = " ".join(packages)
         stop(3, f"the APK needs the Debian packages {names}: apt-get install {names}")
-    if 'JAVA_VERSION="17.' not in (java_home() / "release").read_text():
+    release = java_home() / "release"
+    if not release.is_file() or 'JAVA_VERSION="17.' not in release.read_text():
         stop(3, "the APK needs a JDK 17 (D8 reads no newer one): apt-get install openjdk-17-jdk-headless, and set JAVA_HOME")
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         stop(3, "the APK is built on Linux on x86-64, which is what aapt2 is there for")
@@ -90,7 +95,8 @@ class Tools:
     """The jars of pom.xml, each as tools.sha256 has it, and the aapt2 that one of them carries."""
 
     def __init__(self, folder: Path) -> None:
-        self._digests = dict(reversed(line.split()) for line in (HERE / "tools.sha256").read_text().splitlines())
+        pins = (line.split() for line in (HERE / "tools.sha256").read_text().splitlines())
+        self._digests = {name: digest for digest, name in pins}
         self._folder = folder
         if wrong := self._wrong():
             for name in wrong:
@@ -119,8 +125,11 @@ class Tools:
 
 
 def export(model: Path, bundle: Path, edgeqkv: Path) -> None:
-    options = ["--weights", "int8", "--cache", "int8"]
-    made(bundle, [model, *EXPORTER], lambda: run(edgeqkv, "export", model, "--out", bundle, *options))
+    def anew() -> None:
+        shutil.rmtree(bundle, ignore_errors=True)
+        run(edgeqkv, "export", model, "--out", bundle, "--weights", "int8", "--cache", "int8")
+
+    made(bundle, [model, *EXPORTER], anew)
 
 
 def link_resources(tools: Tools, work: Path, resources: Path, r_java: Path) -> None:
@@ -132,8 +141,8 @@ def link_resources(tools: Tools, work: Path, resources: Path, r_java: Path) -> N
     code, name = version()
     run(
         *(tools.aapt2, "link", "-I", tools.jar("android-all"), "--manifest", manifest, "-o", resources),
-        *("--java", r_java, "--min-sdk-version", str(MIN_SDK), "--target-sdk-version", str(TARGET_SDK)),
-        *("--version-code", str(code), "--version-name", name, flat),
+        *("--java", r_java, "--min-sdk-version", MIN_SDK, "--target-sdk-version", TARGET_SDK),
+        *("--version-code", code, "--version-name", name, flat),
     )
 
 
@@ -180,7 +189,7 @@ def compile_kotlin(tools: Tools, target: Path, module: str, sources: list[Path],
 def compile_dex(tools: Tools, target: Path, jars: list[Path]) -> None:
     d8 = [java(), "-Xmx1g", "-cp", tools.jar("bundletool"), "shadow.bundletool.com.android.tools.r8.D8"]
     libraries = ["--lib", tools.jar("android-all"), "--lib", java_home()]
-    run(*d8, "--release", "--min-api", str(MIN_SDK), *libraries, "--output", target, *jars)
+    run(*d8, "--release", "--min-api", MIN_SDK, *libraries, "--output", target, *jars)
 
 
 def pack(target: Path, archives: list[Path], folders: dict[str, Path], natives: list[Path]) -> None:
@@ -275,14 +284,15 @@ def joined(paths: Iterable[Path]) -> str:
     return os.pathsep.join(map(str, paths))
 
 
-def run(*command: str | Path) -> None:
+def run(*command: object) -> None:
     """A program of the build. What it says is shown when it fails."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
-        stop(1, f"{done.stdout.strip()}\n{Path(command[0]).name} failed: {' '.join(map(str, command))}")
+        stop(1, f"{done.stdout.strip()}\n{words[0]} failed: {' '.join(words)}")
 
 
-def stop(code: int, sentence: str) -> None:
+def stop(code: int, sentence: str) -> NoReturn:
     print(sentence, file=sys.stderr)
     sys.exit(code)
 
