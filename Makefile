@@ -69,6 +69,10 @@ demo: setup
 	@rm -f $(DEMO)/results.jsonl
 	@$(BIN)/edgeqkv bench $(MODELS:%=$(DEMO)/%) --kernels stock,fused --results $(DEMO)/results.jsonl
 	@$(BIN)/edgeqkv report $(DEMO)/results.jsonl --out $(DEMO)/report.html
+	@if adb devices 2>/dev/null | grep -q '[[:space:]]device$$'; then \
+		echo; echo "# A phone is connected: this puts the demo app on it"; \
+		echo "make apk && adb install -r build/android/edgeqkv-demo.apk"; \
+	fi
 
 test: setup kernels kernels-sanitize $(OLDEST)
 	EDGEQKV_OLDEST_ONNXRUNTIME=$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest --numprocesses auto --dist worksteal
