@@ -69,7 +69,7 @@ class AndroidPhone(private val context: Context, private val inFront: () -> Bool
             thermalStatus = thermalStatus(power),
             screenOn = power.isInteractive,
             locked = service(KeyguardManager::class.java).isKeyguardLocked,
-            inFront = if (inFront()) "${context.packageName}/.MainActivity" else "another app",
+            inFront = if (inFront()) "${context.packageName}/.MainActivity" else ANOTHER_APP,
         )
     }
 

@@ -5,6 +5,7 @@ import android.content.ClipData
 import android.content.Intent
 import android.graphics.Bitmap
 import android.view.View
+import android.view.WindowManager
 import android.widget.Button
 import android.widget.CheckBox
 import android.widget.EditText
@@ -51,7 +52,7 @@ class CompareScreen(
         if (problem.text.toString() != state.problem.orEmpty()) problem.text = state.problem
         val running = state.running
         // Android slows a phone whose screen goes off.
-        view.keepScreenOn = running != null
+        if (running != null) activity.window.addFlags(KEEP_ON) else activity.window.clearFlags(KEEP_ON)
         go.showIf(running == null)
         busy.showIf(running != null)
         if (running != null) {
@@ -148,6 +149,7 @@ class CompareScreen(
     }
 
     private companion object {
+        const val KEEP_ON = WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON
         val CORES = Runtime.getRuntime().availableProcessors()
     }
 }

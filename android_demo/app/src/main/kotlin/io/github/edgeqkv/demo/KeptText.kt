@@ -22,14 +22,24 @@ class KeptText(private val folder: File) {
         val old = load()?.session
         val file = File(folder, if (old?.name == NAMES[0]) NAMES[1] else NAMES[0])
         session.save(file)
-        val json = JSONObject().put("model", model).put("text", text).put("ids", JSONArray(ids)).put("session", file.name)
+        describe(model, text, ids, file)
+        old?.delete()
+    }
+
+    /** The text alone, while its session is at work. The older session that lies here may hold the beginning of it, or nothing. */
+    fun note(model: String, text: String, ids: List<Long>) {
+        folder.mkdirs()
+        describe(model, text, ids, load()?.session ?: File(folder, NAMES[0]))
+    }
+
+    private fun describe(model: String, text: String, ids: List<Long>, session: File) {
+        val json = JSONObject().put("model", model).put("text", text).put("ids", JSONArray(ids)).put("session", session.name)
         val unfinished = File(folder, "text.json.unfinished")
         unfinished.outputStream().use { out ->
             out.write(json.toString().toByteArray())
             out.fd.sync()
         }
         if (!unfinished.renameTo(description)) throw Refused("the text cannot be put away")
-        old?.delete()
     }
 
     /** null: there is none, or it cannot be read. */

@@ -42,6 +42,9 @@ data class Vitals(
         .put("in_front", orNull(inFront))
 }
 
+/** Stands for what an app that is not in front cannot know. */
+const val ANOTHER_APP = "another app"
+
 fun orNull(value: Any?): Any = value ?: JSONObject.NULL
 
 private const val HOTTER = 15_000 // 1/1000 °C: a sensor that rises by more during a run is a sign of throttling

@@ -46,7 +46,9 @@ class Measured(record: JSONObject) {
     val roundsDone = record.getInt("rounds_done")
     val rounds = record.getJSONObject("plan").getInt("rounds")
     val throttled = record.opt("throttled") == true
-    val hidden = objects(record.getJSONArray("vitals")).drop(1).any { it.opt("screen_on") == false || it.opt("locked") == true }
+    val hidden = objects(record.getJSONArray("vitals")).drop(1).any {
+        it.opt("screen_on") == false || it.opt("locked") == true || it.optString("in_front") == ANOTHER_APP
+    }
 
     /** What a model and its baseline have in common. */
     val geometry: String = subject.getJSONObject("model").let { model ->
@@ -76,7 +78,7 @@ class Results(val lines: String) {
     private fun notes(): List<String> = buildList {
         if (measured.any { it.throttled }) add("The phone throttled during this run: let it cool, and measure again.")
         measured.find { it.roundsDone < it.rounds }?.let { add("Cancelled after ${it.roundsDone} of ${it.rounds} rounds.") }
-        if (measured.any { it.hidden }) add("The screen was off or locked during this run: Android gives an app fewer cores then.")
+        if (measured.any { it.hidden }) add("The app was not in front all the time, or the screen was off: Android gives such an app fewer cores.")
     }
 
     /** At the deepest depth that both have. */

@@ -76,6 +76,9 @@ class WriteModel(
     @Volatile
     private var stopping = false
 
+    @Volatile
+    private var hidden = false
+
     /** Whether [start] is done. */
     @Volatile
     var started = false
@@ -145,8 +148,14 @@ class WriteModel(
         }
     }
 
-    /** The user has left the app. Saves the text when the model comes to its end; what is being written goes on. */
-    fun hidden() = work.execute { save() }
+    /**
+     * The user has left the app. What is being written goes on, and is noted from time to time, since Android may end the
+     * process at any moment; at its end it is saved.
+     */
+    fun hidden() {
+        hidden = true
+        work.execute { save() }
+    }
 
     /** Android is short of memory: stops, saves, and lets go of the model. */
     fun freeMemory() {
@@ -160,8 +169,11 @@ class WriteModel(
     }
 
     /** The user is back. */
-    fun shown() = work.execute {
-        if (current.phase == Phase.AWAY) current.model?.let(::openNow)
+    fun shown() {
+        hidden = false
+        work.execute {
+            if (current.phase == Phase.AWAY) current.model?.let(::openNow)
+        }
     }
 
     /** The model of [key] was deleted. */
@@ -253,6 +265,7 @@ class WriteModel(
             val speed = if (count > 0 && now > began) count * 1e9 / (now - began) else null
             count++
             synchronized(lock) { text.append(token.text) }
+            if (hidden && count % TOKENS_A_NOTE == 0) note()
             update { copy(phase = Phase.WRITING, depth = session.depth, tokensPerSecond = speed ?: tokensPerSecond) }
             return !stopping
         }
@@ -304,6 +317,14 @@ class WriteModel(
         }
     }
 
+    private fun note() {
+        try {
+            current.model?.let { kept.note(it.key, text.toString(), ids) }
+        } catch (error: Exception) {
+            // The save at the end will say so.
+        }
+    }
+
     private fun close() {
         session?.close()
         bundle?.close()
@@ -321,6 +342,10 @@ class WriteModel(
     private fun update(change: State.() -> State) {
         synchronized(lock) { current = current.change() }
         changed()
+    }
+
+    private companion object {
+        const val TOKENS_A_NOTE = 16
     }
 }
 

@@ -3,6 +3,7 @@ package io.github.edgeqkv.demo
 import android.app.Activity
 import android.os.Bundle
 import android.view.View
+import android.view.inputmethod.InputMethodManager
 import android.widget.AdapterView
 import android.widget.ArrayAdapter
 import android.widget.Button
@@ -88,6 +89,7 @@ class WriteScreen(
         ).map { view.part<EditText>(it).text.toString() }
         this.prompt.text.clear()
         optionsShown = false
+        activity.getSystemService(InputMethodManager::class.java)?.hideSoftInputFromWindow(view.windowToken, 0)
         write.write(prompt, WriteSettings(fields[0], fields[1], fields[2], fields[3], fields[4], fields[5]))
     }
 

@@ -64,8 +64,11 @@ class ResultsTest {
     fun `what a reader has to know comes first`() {
         val hot = JSONObject(mqa.toString()).put("throttled", true)
         hot.getJSONArray("vitals").put(Vitals(screenOn = false).json())
+        val behind = JSONObject(qkv.toString())
+        behind.getJSONArray("vitals").put(Vitals(inFront = ANOTHER_APP).json())
+        assertTrue(results(behind).sentences.single().startsWith("The app was not in front"))
         val sentences = results(qkv, hot).sentences
-        assertTrue(sentences[0].startsWith("The phone throttled") && sentences[1].startsWith("The screen was off"), "$sentences")
+        assertTrue(sentences[0].startsWith("The phone throttled") && sentences[1].startsWith("The app was not in front"), "$sentences")
     }
 
     @Test

@@ -186,6 +186,30 @@ class WriteModelTest {
     }
 
     @Test
+    fun `the process may end while it writes in the background`() {
+        val whole = opened().done { write(prompt, greedy) }.text
+        val write = opened()
+        var noted: KeptText.Kept? = null
+        write.watch {
+            if (write.state.phase == Phase.WRITING) write.hidden()
+            // What another process would find, were this one ended here.
+            if (noted == null && write.state.phase == Phase.WRITING) noted = KeptText(File(root, "text")).load()
+        }
+        write.done { write(prompt, greedy) }
+        work.settle()
+        val partly = noted!!
+        assertTrue(whole.startsWith(partly.text) && partly.text.length in prompt.length + 10 until whole.length, partly.text)
+        val found = KeptText(File(root, "text")).load()!!
+        assertEquals(whole, found.text, "saved at its end")
+        KeptText(File(root, "text")).note(partly.model, partly.text, partly.ids)
+        found.session.delete()
+        val later = write()
+        assertEquals(partly.text to 0, later.done { start() }.let { it.text to it.depth })
+        assertTrue(whole.startsWith(later.done { write("", greedy.copy(tokens = "20")) }.text.take(whole.length)))
+        assertTrue(later.state.text.length > partly.text.length + 20)
+    }
+
+    @Test
     fun `low memory puts it away in mid-text, and it comes back`() {
         val whole = opened().done { write(prompt, greedy) }.text
         var bundles = 0
@@ -241,7 +265,10 @@ class WriteModelTest {
     fun `another model begins another text`() {
         val write = opened()
         write.done { write(prompt, greedy) }
-        write.done { hidden() }
+        write.done {
+            hidden()
+            shown()
+        }
         val other = write.done { choose(TestData.model("qkv")) }
         assertEquals(Triple("qkv", "", 0), Triple(other.model!!.name, other.text, other.depth))
         val qkv = TestData.generated("qkv")
