@@ -31,6 +31,7 @@ class CompareScreen(
     private val resultsView = view.part<View>(R.id.compare_results)
     private val sentences = view.part<TextView>(R.id.compare_sentences)
     private val memory = view.part<PlotView>(R.id.compare_memory)
+    private val cache = view.part<PlotView>(R.id.compare_cache)
     private val speed = view.part<PlotView>(R.id.compare_speed)
     private val table = view.part<TableLayout>(R.id.compare_table)
     private var listed: List<InstalledModel>? = null
@@ -100,7 +101,9 @@ class CompareScreen(
         sentences.showIf(results.sentences.isNotEmpty())
         // What the plots show stands in the table below them, and is read aloud with them.
         val (memoryRows, speedRows) = results.table.drop(1).partition { "MiB" in it[0] || it[0].startsWith("of it") }
-        memory.show(MemoryPlot(results.measured), inWords(results, memoryRows))
+        val (cacheRows, peakRows) = memoryRows.partition { "cache, MiB" in it[0] }
+        memory.show(MemoryPlot(results.measured), inWords(results, peakRows))
+        cache.show(CachePlot(results.measured), inWords(results, cacheRows))
         speed.show(DecodePlot(results.measured), inWords(results, speedRows))
         table.removeAllViews()
         results.table.forEachIndexed { number, row ->
@@ -128,7 +131,8 @@ class CompareScreen(
     }
 
     private fun sharePicture() = share(SharedFiles.PICTURE, "image/png") { results ->
-        val picture = PlotPainter(activity).picture(listOf(MemoryPlot(results.measured), DecodePlot(results.measured)))
+        val plots = listOf(MemoryPlot(results.measured), CachePlot(results.measured), DecodePlot(results.measured))
+        val picture = PlotPainter(activity).picture(plots)
         SharedFiles.place(activity, SharedFiles.PICTURE).outputStream().use { picture.compress(Bitmap.CompressFormat.PNG, 100, it) }
     }
 

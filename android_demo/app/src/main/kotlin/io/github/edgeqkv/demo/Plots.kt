@@ -52,31 +52,31 @@ fun interface Plot {
 
 private const val SERIES = 8
 
-/** Peak memory of each model, stacked by weights, cache and rest, each with a name above its bar. */
-class MemoryPlot(private val results: List<Measured>) : Plot {
-    private val shown = results.filter { it.peak != null }
+/** Peak memory of each model, stacked by weights, cache and rest. */
+class MemoryPlot(results: List<Measured>) : Plot {
+    private val bars = results.filter { it.peak != null }.map { Bar(it.name, listOf(it.weights!!, it.cache!!, it.rest!!), mib(it.peak)) }
 
     override fun draw(width: Float, measure: Measure): Drawing = Canvas(width, measure).run {
         title("Peak memory, MiB")
         legend(listOf("weights", "cache", "the rest").mapIndexed { i, part -> part to i })
-        val most = shown.maxOfOrNull { it.peak!! }?.coerceAtLeast(1) ?: 1
-        // Room for the longest number behind a bar.
-        val room = width - shown.maxOfOrNull { measure.width(mib(it.peak), false) }.orZero() - 2 * gap
-        for (one in shown) {
-            text(one.name)
-            val top = y
-            var left = 0f
-            listOf(one.weights, one.cache, one.rest).forEachIndexed { i, part ->
-                val right = left + room * (part!!.toFloat() / most)
-                add(Shape.Box(left, top, right, top + measure.line, Colour.Series(i)))
-                left = right
-            }
-            add(Shape.Text(mib(one.peak), left + gap, top + 0.8f * measure.line, Colour.Ink))
-            y += 1.5f * measure.line
-        }
+        bars(bars)
         drawing()
     }
 }
+
+/** What each model's cache takes when it is full: all that a long text adds to the rest. */
+class CachePlot(results: List<Measured>) : Plot {
+    private val bars = results.map { Bar(it.name, listOf(0, it.cacheBytes), mib(it.cacheBytes, 2)) }
+
+    override fun draw(width: Float, measure: Measure): Drawing = Canvas(width, measure).run {
+        title("Full cache, MiB")
+        bars(bars)
+        drawing()
+    }
+}
+
+/** Sizes that are stacked in the colours of the series, and their sum in words. */
+private class Bar(val name: String, val parts: List<Long>, val sum: String)
 
 /** Median time of a token against depth, with the middle half of the samples. */
 class DecodePlot(private val results: List<Measured>) : Plot {
@@ -88,7 +88,8 @@ class DecodePlot(private val results: List<Measured>) : Plot {
         val highest = shown.flatMap { one -> one.decode.map { maxOf(it.high, it.p50) } }.maxOrNull() ?: 1.0
         val deepest = shown.flatMap { one -> one.decode.map { it.depth } }.maxOrNull() ?: 1
         val steps = ticks(highest)
-        val left = steps.maxOf { measure.width(label(it), false) } + gap
+        val digits = maxOf(0, -floor(log10(steps[1])).toInt())
+        val left = steps.maxOf { measure.width(fixed(it, digits), false) } + gap
         // The last number below the axis stands with its middle at the right end.
         val right = width - measure.width(count(deepest), false) / 2
         val top = y + measure.line
@@ -97,7 +98,7 @@ class DecodePlot(private val results: List<Measured>) : Plot {
         fun at(ms: Double) = bottom - (bottom - top) * (ms / steps.last()).toFloat()
         for (step in steps) {
             add(Shape.Line(listOf(left to at(step), right to at(step)), Colour.Grid, measure.dp))
-            add(Shape.Text(label(step), left - gap, at(step) + 0.35f * measure.line, Colour.Quiet, Anchor.RIGHT))
+            add(Shape.Text(fixed(step, digits), left - gap, at(step) + 0.35f * measure.line, Colour.Quiet, Anchor.RIGHT))
         }
         var free = Float.NEGATIVE_INFINITY // numbers that would touch their neighbour are left out
         for (depth in (shown.flatMap { one -> one.decode.map { it.depth } } + 0).distinct().sorted()) {
@@ -118,8 +119,6 @@ class DecodePlot(private val results: List<Measured>) : Plot {
         text("positions in the cache", Colour.Quiet)
         drawing()
     }
-
-    private fun label(step: Double) = fixed(step, if (step == floor(step)) 0 else if (step * 10 == floor(step * 10)) 1 else 3)
 
     /** From 0 to at least [highest], in three to six round steps. */
     private fun ticks(highest: Double): List<Double> {
@@ -162,6 +161,23 @@ private class Canvas(private val width: Float, private val measure: Measure) {
         y += 1.6f * measure.line
     }
 
+    /** Each with its name above it and its sum behind it. */
+    fun bars(bars: List<Bar>) {
+        val most = bars.maxOfOrNull { it.parts.sum() }?.coerceAtLeast(1) ?: 1
+        val room = (width - (bars.maxOfOrNull { measure.width(it.sum, false) } ?: 0f) - 2 * gap).coerceAtLeast(0f)
+        for (bar in bars) {
+            text(bar.name)
+            var left = 0f
+            bar.parts.forEachIndexed { i, part ->
+                val right = left + room * (part.toFloat() / most)
+                add(Shape.Box(left, y, right, y + measure.line, Colour.Series(i)))
+                left = right
+            }
+            add(Shape.Text(bar.sum, left + gap, y + 0.8f * measure.line, Colour.Ink))
+            y += 1.5f * measure.line
+        }
+    }
+
     fun drawing() = Drawing(width, y + gap, shapes)
 
     private fun line(text: String, colour: Colour, bold: Boolean) {
@@ -182,5 +198,3 @@ private class Canvas(private val width: Float, private val measure: Measure) {
         if (measure.width(text, false) <= room) text
         else text.indices.reversed().map { text.take(it) + "…" }.firstOrNull { measure.width(it, false) <= room } ?: "…"
 }
-
-private fun Float?.orZero() = this ?: 0f

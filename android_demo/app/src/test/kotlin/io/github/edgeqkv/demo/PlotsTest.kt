@@ -26,7 +26,7 @@ class PlotsTest {
         return listOf(left, text.baseline - 0.8f * line, left + width, text.baseline + 0.2f * line)
     }
 
-    private fun plots() = listOf(MemoryPlot(results.measured), DecodePlot(results.measured))
+    private fun plots() = listOf(MemoryPlot(results.measured), CachePlot(results.measured), DecodePlot(results.measured))
 
     @Test
     fun `all stays inside, and no text lies on another, also in large text`() {
@@ -68,6 +68,11 @@ class PlotsTest {
             val lengths = parts.map { it.right - it.left }
             for ((length, bytes) in lengths zip listOf(one.weights, one.cache, one.rest)) assertEquals(bytes!! * unit, length, 0.01f)
         }
+        val full = CachePlot(results.measured).draw(400f, measure(13f)).shapes.filterIsInstance<Shape.Box>().filter { it.right > it.left }
+        for ((one, bar) in results.measured zip full) {
+            assertEquals(full[0].right * one.cacheBytes / results.measured[0].cacheBytes, bar.right, 0.01f)
+            assertEquals(Colour.Series(1), bar.colour)
+        }
         val numbers = drawing.shapes.filterIsInstance<Shape.Text>().map { it.text }
         assertTrue(numbers.containsAll(results.measured.map { mib(it.peak) }), "$numbers")
     }
@@ -88,7 +93,7 @@ class PlotsTest {
     @Test
     fun `nothing to show is no crash`() {
         plots() // measured once
-        for (plot in listOf(MemoryPlot(emptyList()), DecodePlot(emptyList()))) {
+        for (plot in listOf(MemoryPlot(emptyList()), CachePlot(emptyList()), DecodePlot(emptyList()))) {
             assertTrue(plot.draw(300f, measure(13f)).height > 0)
             assertTrue(plot.draw(1f, measure(26f)).height > 0)
         }
