@@ -79,7 +79,7 @@ class CachePlot(results: List<Measured>) : Plot {
 private class Bar(val name: String, val parts: List<Long>, val sum: String)
 
 /** Median time of a token against depth, with the middle half of the samples. */
-class DecodePlot(private val results: List<Measured>) : Plot {
+class DecodePlot(results: List<Measured>) : Plot {
     private val shown = results.filter { it.decode.isNotEmpty() }
 
     override fun draw(width: Float, measure: Measure): Drawing = Canvas(width, measure).run {
