@@ -241,7 +241,7 @@ class WriteModel(
             }
             val reason = session.generate(pending, options, Written(session)::take)
             update { copy(phase = if (reason == StopReason.FULL) Phase.FULL else Phase.READY, depth = session.depth) }
-            if (reason == StopReason.FULL) update { copy(problem = full(bundle)) }
+            if (reason == StopReason.FULL) update { copy(problem = full(session, bundle)) }
         } catch (error: Exception) {
             // Nothing was written yet: as before, with the prompt to be corrected.
             if (current.phase != Phase.WRITING) {
@@ -271,8 +271,14 @@ class WriteModel(
         }
     }
 
-    private fun full(bundle: Bundle) =
-        "The cache is full: all ${count(bundle.info.capacity)} positions hold the text. Go on with its last part, or begin a new one."
+    private fun full(session: Session, bundle: Bundle): String {
+        val capacity = bundle.info.capacity
+        if (session.depth == capacity) {
+            return "The cache is full: all ${count(capacity)} positions hold the text. Go on with its last part, or begin a new one."
+        }
+        val otherwise = if (ids.isEmpty()) "" else ", go on with the last part of the text, or begin a new one"
+        return "That is too long: ${count(capacity - session.depth)} of ${count(capacity)} positions are free. Shorten it$otherwise."
+    }
 
     /** Shows what goes wrong; a generation that was cancelled is nothing wrong. */
     private fun attempt(what: () -> Unit) {
@@ -280,20 +286,20 @@ class WriteModel(
             update { copy(problem = null, refusedPrompt = null) }
             what()
         } catch (error: Exception) {
-            val full = error is EdgeQKVException && error.code == EdgeQKVException.Code.CACHE_FULL
+            val session = session
+            val full = error is EdgeQKVException && error.code == EdgeQKVException.Code.CACHE_FULL && session != null
             val after = when {
-                full -> Phase.FULL
+                full && ids.isNotEmpty() -> Phase.FULL
                 session == null -> current.phase
                 current.phase == Phase.OPENING -> Phase.OPENING
                 else -> Phase.READY
             }
-            update {
-                copy(
-                    phase = after,
-                    problem = if (cancelled(error)) null else sentence(error),
-                    depth = session?.depth ?: 0,
-                )
+            val problem = when {
+                cancelled(error) -> null
+                full -> full(session, bundle!!)
+                else -> sentence(error)
             }
+            update { copy(phase = after, problem = problem, depth = session?.depth ?: 0) }
         }
     }
 

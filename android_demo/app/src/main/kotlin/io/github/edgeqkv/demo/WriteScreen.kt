@@ -32,6 +32,7 @@ class WriteScreen(
     private val go = view.part<Button>(R.id.write_go)
     private val optionsButton = view.part<Button>(R.id.write_options)
     private var choices: List<InstalledModel>? = null
+    private var followed: String? = null // the model that the list was last set to
     private var optionsShown = false
 
     init {
@@ -73,7 +74,8 @@ class WriteScreen(
         if (refused != null && prompt.text.isEmpty()) prompt.setText(refused)
         prompt.setHint(if (state.text.isEmpty()) R.string.prompt_hint else R.string.prompt_more_hint)
         go.setText(if (state.busy) R.string.stop else R.string.write)
-        go.isEnabled = state.busy || state.phase == WriteModel.Phase.READY
+        // Also with a full cache: a prompt that did not fit may be shortened.
+        go.isEnabled = state.busy || state.phase == WriteModel.Phase.READY || state.phase == WriteModel.Phase.FULL
         showOptions()
         if (atEnd && state.busy) scroll.post { scroll.fullScroll(View.FOCUS_DOWN) }
     }
@@ -98,14 +100,19 @@ class WriteScreen(
         val usable = models.state.models.filter { it.problem == null }
         if (usable != choices) {
             choices = usable
+            followed = null
             choice.adapter = ArrayAdapter(
                 activity,
                 android.R.layout.simple_spinner_dropdown_item,
                 usable.map { "${it.name}: ${it.variant}, ${it.cache} cache" },
             )
         }
+        // Only when another model is there: what the user has just chosen is not undone by the next token of the old one.
         val current = usable.indexOfFirst { it.key == state.model?.key }
-        if (current >= 0 && choice.selectedItemPosition != current) choice.setSelection(current)
+        if (current >= 0 && followed != state.model?.key) {
+            followed = state.model?.key
+            choice.setSelection(current)
+        }
     }
 
     private fun showMeter(state: WriteModel.State) {

@@ -83,8 +83,3 @@ fun assertRefused(sentence: String, call: () -> Unit) {
     val message = assertThrows<Refused> { call() }.message
     assertTrue(Regex(sentence).containsMatchIn(message), message)
 }
-
-/** Waits for what another thread brings about. */
-fun until(what: () -> Boolean) {
-    while (!what()) Thread.sleep(2)
-}

@@ -132,9 +132,25 @@ class WriteModelTest {
         val state = write.done { write(long, greedy) }
         assertEquals(before.text, state.text)
         assertEquals(Phase.FULL, state.phase)
+        val free = count(512 - before.depth)
+        assertEquals(
+            "That is too long: $free of 512 positions are free. Shorten it, go on with the last part of the text, or begin a new one.",
+            state.problem,
+        )
         assertEquals(long, write.takeRefusedPrompt())
         assertNull(write.takeRefusedPrompt())
         assertTrue(write.done { write("", greedy.copy(tokens = "5")) }.text.startsWith(before.text))
+    }
+
+    @Test
+    fun `a prompt that no cache could hold leaves an empty text to be begun`() {
+        val write = opened()
+        val long = "word ".repeat(600)
+        val state = write.done { write(long, greedy) }
+        assertEquals(Triple(Phase.READY, "", 0), Triple(state.phase, state.text, state.depth), "there is no last part to go on with")
+        assertEquals("That is too long: 512 of 512 positions are free. Shorten it.", state.problem)
+        assertEquals(long, write.takeRefusedPrompt())
+        assertEquals(prompt + told, write.done { write(prompt, greedy) }.text)
     }
 
     @Test
