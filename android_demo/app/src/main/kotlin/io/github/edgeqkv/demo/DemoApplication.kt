@@ -34,8 +34,12 @@ class DemoApplication : Application() {
 
     override fun onTrimMemory(level: Int) {
         super.onTrimMemory(level)
-        if (!lazyWrite.isInitialized() || inFront) return
-        if (level >= ComponentCallbacks2.TRIM_MEMORY_BACKGROUND) {
+        if (!lazyWrite.isInitialized()) return
+        if (inFront) {
+            // Sent to an app in front up to Android 13; later versions end other apps instead.
+            @Suppress("DEPRECATION")
+            if (level == ComponentCallbacks2.TRIM_MEMORY_RUNNING_CRITICAL) write.lowMemory()
+        } else if (level >= ComponentCallbacks2.TRIM_MEMORY_BACKGROUND) {
             write.freeMemory()
         } else if (level >= ComponentCallbacks2.TRIM_MEMORY_UI_HIDDEN) {
             write.hidden()

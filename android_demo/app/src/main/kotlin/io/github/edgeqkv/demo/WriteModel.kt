@@ -157,6 +157,16 @@ class WriteModel(
         work.execute { save() }
     }
 
+    /** Android is short of memory while the user looks on: what is being written stops and is saved, and a sentence says why. */
+    fun lowMemory() {
+        stop()
+        work.execute {
+            if (session != null && save()) {
+                update { copy(problem = "This phone is short of memory. The text is saved; close other apps, then go on.") }
+            }
+        }
+    }
+
     /** Android is short of memory: stops, saves, and lets go of the model. */
     fun freeMemory() {
         stop()

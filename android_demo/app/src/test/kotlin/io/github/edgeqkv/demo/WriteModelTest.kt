@@ -247,6 +247,21 @@ class WriteModelTest {
     }
 
     @Test
+    fun `low memory in front stops and saves, and says so`() {
+        val whole = opened().done { write(prompt, greedy) }.text
+        val write = opened()
+        val once = java.util.concurrent.atomic.AtomicBoolean()
+        write.watch { if (write.state.text.length > prompt.length + 20 && once.compareAndSet(false, true)) write.lowMemory() }
+        write.done { write(prompt, greedy) }
+        work.settle()
+        val stopped = write.state
+        assertEquals(Phase.READY, stopped.phase)
+        assertTrue(stopped.problem!!.contains("short of memory"), stopped.problem)
+        assertTrue(whole.startsWith(stopped.text) && stopped.text.length < whole.length, stopped.text)
+        assertEquals(stopped.text, write().done { start() }.text)
+    }
+
+    @Test
     fun `a session file that is damaged or gone costs time, not the text`() {
         val whole = opened().done { write(prompt, greedy) }.text
         for (harm in listOf<(File) -> Unit>({ it.writeBytes(it.readBytes().also { b -> b[b.size / 2]++ }) }, { it.delete() })) {
