@@ -23,20 +23,18 @@ struct HeadLinear {
   using Tile = std::conditional_t<V::kIntegerTile, IntegerTile<V>, None>;
 
   struct Scratch {
-    int8_t* padded;       // [W, n_in]
-    float* x;             // [kTokens, token_floats]: each part's unit, then its integers as V lays them out
-    float* score;         // [kBlockKeys, kBlockRows]
+    int8_t* padded;  // [W, n_in]
     size_t token_floats;
+    float* x;      // [kTokens, token_floats]: each part's unit, then its integers as V lays them out
+    float* score;  // [kBlockKeys, kBlockRows]
     Tile tile;
 
     Scratch(Arena& arena, const edgeqkv_head_linear_args& a)
         : padded(arena.take<int8_t>(size_t(W) * size_t(a.n_in))),
-          x(nullptr),
-          score(V::kIntegerTile ? arena.take<float>(size_t(kBlockKeys) * kBlockRows) : nullptr),
           token_floats(packed_query_floats(a.n_in)),
-          tile(arena, a.n_in) {
-      x = arena.take<float>(kTokens * token_floats);
-    }
+          x(arena.take<float>(kTokens * token_floats)),
+          score(V::kIntegerTile ? arena.take<float>(size_t(kBlockKeys) * kBlockRows) : nullptr),
+          tile(arena, a.n_in) {}
   };
 
   static const float* x_of(const edgeqkv_head_linear_args& a, int token, int head) {
