@@ -7,8 +7,6 @@
 //   float    softmax_scale, 0 where it is absent
 //
 // A cache output that is bound to its input's memory is updated in place; otherwise the whole cache is copied first.
-#include <new>
-
 #include "op.h"
 
 namespace edgeqkv::ort {
@@ -30,14 +28,12 @@ OrtStatus* compute(void* op_kernel, OrtKernelContext* context) {
   Tensor in[kInputs];
   for (size_t i = 0; i < kInputs; i++) RETURN_IF_ERROR(read_input(api, context, i, in[i]));
   Tensor* caches = in + kCaches;
-  if (in[kPosition].elements() != 1) return fail(api, kName, "position has a wrong shape");
   edgeqkv_attention_args args = {};
   const CachedAttentionShapes shapes = {in[kQ].shape(), in[kK].shape(), in[kV].shape(),
                                         {caches[0].shape(), caches[1].shape(), caches[2].shape(), caches[3].shape()}};
   if (const char* why = set_shape(kernel.node, shapes, kernel.dtype, args)) return fail(api, kName, why);
-  const int64_t position = *in[kPosition].as<int64_t>(), n_token = args.n_token;
-  if (position < 0 || position > args.capacity - n_token) return fail(api, kName, "the tokens do not fit the cache");
-  args.position = int32_t(position);
+  RETURN_IF_ERROR(read_position(api, kName, in[kPosition], args));
+  const int64_t n_token = args.n_token;
 
   constexpr const char* kMissing = "CachedAttention: an output of the cache is missing";
   char* out = nullptr;
@@ -76,8 +72,7 @@ OrtStatus* create(const CustomOp* base, const OrtApi* table, const OrtKernelInfo
   read_optional(api, api.KernelInfoGetAttribute_float(), info, "softmax_scale", &node.softmax_scale);
   if (node.n_kv_head < 1 || node.n_head < 1 || node.n_head > INT32_MAX || node.n_head % node.n_kv_head)
     return fail(api, kName, "n_head is not a multiple of n_kv_head");
-  *kernel = new (std::nothrow) Kernel(made);
-  return *kernel ? nullptr : fail(api, kName, "out of memory", kFail);
+  return keep(kName, made, kernel);
 }
 
 }  // namespace
@@ -93,9 +88,7 @@ Op cached_attention(int32_t dtype, int32_t n_thread) {
   for (int i = 0; i < 4; i++) op.inputs[kCaches + i] = op.outputs[kCachesOut + i] = caches[i];
   op.n_input = kInputs, op.n_output = kOutputs;
   op.dtype = dtype;
-  op.CreateKernelV2 = create;
-  op.KernelComputeV2 = compute;
-  op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  set_kernel<Kernel>(op, create, compute);
   return op;
 }
 

@@ -5,8 +5,6 @@
 //   outputs  out [T, n_head * value_dim], and cache, cache_scale after the step, as CachedAttention's
 //   int      scale_split, 0 where it is absent
 //   float    softmax_scale
-#include <new>
-
 #include "op.h"
 
 namespace edgeqkv::ort {
@@ -28,15 +26,13 @@ OrtStatus* compute(void* op_kernel, OrtKernelContext* context) {
   const Api& api = kernel.api;
   Tensor in[kInputs];
   for (size_t i = 0; i < kInputs; i++) RETURN_IF_ERROR(read_input(api, context, i, in[i]));
-  if (in[kPosition].elements() != 1) return fail(api, kName, "position has a wrong shape");
   edgeqkv_latent_attention_args args = {};
   const LatentAttentionShapes shapes = {in[kQNope].shape(), in[kQRope].shape(), in[kRow].shape(),   in[kWk].shape(),        in[kWkScale].shape(),
                                         in[kWv].shape(),    in[kWvScale].shape(), in[kCache].shape(), in[kCacheScale].shape()};
   if (const char* why = set_shape(kernel.scale_split, shapes, kernel.dtype, args)) return fail(api, kName, why);
   args.scale = kernel.softmax_scale;
-  const int64_t position = *in[kPosition].as<int64_t>(), n_token = args.n_token;
-  if (position < 0 || position > args.capacity - n_token) return fail(api, kName, "the tokens do not fit the cache");
-  args.position = int32_t(position);
+  RETURN_IF_ERROR(read_position(api, kName, in[kPosition], args));
+  const int64_t n_token = args.n_token;
 
   constexpr const char* kMissing = "LatentAttention: an output of the cache is missing";
   char* out = nullptr;
@@ -66,8 +62,7 @@ OrtStatus* create(const CustomOp* base, const OrtApi* table, const OrtKernelInfo
   const Api& api = made.api;
   read_optional(api, api.KernelInfoGetAttribute_int64(), info, "scale_split", &made.scale_split);
   RETURN_IF_ERROR(api.KernelInfoGetAttribute_float()(info, "softmax_scale", &made.softmax_scale));
-  *kernel = new (std::nothrow) Kernel(made);
-  return *kernel ? nullptr : fail(api, kName, "out of memory", kFail);
+  return keep(kName, made, kernel);
 }
 
 }  // namespace
@@ -82,9 +77,7 @@ Op latent_attention(int32_t dtype, int32_t n_thread) {
   op.inputs[kCacheScale] = op.outputs[kCacheScaleOut] = {kFloat, kOptional};
   op.n_input = kInputs, op.n_output = kOutputs;
   op.dtype = dtype;
-  op.CreateKernelV2 = create;
-  op.KernelComputeV2 = compute;
-  op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  set_kernel<Kernel>(op, create, compute);
   return op;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <new>
 
 #include "edgeqkv_operators.h"
 #include "ort_api.h"
@@ -164,6 +165,30 @@ void read_optional(const Api& api, Get get, const OrtKernelInfo* info, const cha
     api.ReleaseStatus()(absent);
   else
     *value = read;
+}
+
+// The number of rows that the cache holds before n_token more; an error where those do not fit.
+template <class Args>
+OrtStatus* read_position(const Api& api, const char* name, const Tensor& tensor, Args& args) {
+  if (tensor.elements() != 1) return fail(api, name, "position has a wrong shape");
+  const int64_t position = *tensor.as<int64_t>();
+  if (position < 0 || position > int64_t(args.capacity) - args.n_token) return fail(api, name, "the tokens do not fit the cache");
+  args.position = int32_t(position);
+  return nullptr;
+}
+
+// A kernel of an operator's own kind, for the runtime to keep.
+template <class Kernel>
+OrtStatus* keep(const char* name, const Kernel& made, void** kernel) {
+  *kernel = new (std::nothrow) Kernel(made);
+  return *kernel ? nullptr : fail(made.api, name, "out of memory", kFail);
+}
+
+template <class Kernel, class Create, class Compute>
+void set_kernel(Op& op, Create create, Compute compute) {
+  op.CreateKernelV2 = create;
+  op.KernelComputeV2 = compute;
+  op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
 }
 
 constexpr int element_type(int32_t dtype) { return dtype == EDGEQKV_INT8 ? kInt8 : dtype == EDGEQKV_FP16 ? kFloat16 : kFloat; }

@@ -57,8 +57,9 @@ int32_t prepare(const Args& a, edgeqkv_attention_args& rows, const Path** path) 
   return prepare(rows, path);
 }
 
-// Whether `expanded` takes less time: products with int8 count one, with floats what the path's measured.
-bool expanded_is_faster(const Args& a, const Path& path) {
+// Whether `expanded` is asked for, or takes less time: products with int8 count one, with floats what the path's measured.
+bool takes_expanded(const Args& a, const Path& path) {
+  if (a.form != EDGEQKV_FORM_AUTO) return a.form == EDGEQKV_FORM_EXPANDED;
   if (a.n_token == 1) return false;
   const double pairs = double(a.n_token) * (a.position + (a.n_token + 1) / 2.0);
   const double in_rows = a.dtype == EDGEQKV_INT8 ? 1 : path.float_product;
@@ -67,7 +68,7 @@ bool expanded_is_faster(const Args& a, const Path& path) {
   return saved > (double(a.position) * (a.nope_dim + a.value_dim) + kTransposed * a.nope_dim) * a.latent_dim;
 }
 
-int32_t absorbed(const Args& a, edgeqkv_attention_args rows, const Path& path, const Parallel& parallel) {
+int32_t absorbed(const Args& a, const edgeqkv_attention_args& over, const Path& path, const Parallel& parallel) {
   const size_t queries = size_t(a.n_token) * size_t(a.n_head), row = size_t(row_dim(a)), latent = size_t(a.latent_dim);
   std::unique_ptr<float[]> memory(new (std::nothrow) float[queries * (row + latent)]);
   if (!memory) return EDGEQKV_NO_MEMORY;
@@ -79,6 +80,7 @@ int32_t absorbed(const Args& a, edgeqkv_attention_args rows, const Path& path, c
   for (size_t i = 0; i < queries; i++)
     std::memcpy(q + i * row + latent, a.q_rope + i * size_t(a.rope_dim), size_t(a.rope_dim) * sizeof(float));
 
+  edgeqkv_attention_args rows = over;
   rows.q = q, rows.out = latents;
   append_rows(rows, path, parallel);
   if (int32_t error = attend_rows(rows, path, parallel)) return error;
@@ -231,14 +233,12 @@ extern "C" int32_t edgeqkv_latent_attention(const edgeqkv_latent_attention_args*
   const Path* path = nullptr;
   if (int32_t error = prepare(*args, rows, &path)) return error;
   const Parallel parallel(parallel_for, context, n_thread);
-  const bool expand = args->form == EDGEQKV_FORM_AUTO ? expanded_is_faster(*args, *path) : args->form == EDGEQKV_FORM_EXPANDED;
-  return expand ? expanded(*args, rows, *path, parallel) : absorbed(*args, rows, *path, parallel);
+  return (takes_expanded(*args, *path) ? expanded : absorbed)(*args, rows, *path, parallel);
 }
 
 extern "C" int32_t edgeqkv_latent_attention_form(const edgeqkv_latent_attention_args* args) {
   edgeqkv_attention_args rows = {};
   const Path* path = nullptr;
   if (!args || prepare(*args, rows, &path)) return EDGEQKV_FORM_AUTO;
-  const bool expand = args->form == EDGEQKV_FORM_AUTO ? expanded_is_faster(*args, *path) : args->form == EDGEQKV_FORM_EXPANDED;
-  return expand ? EDGEQKV_FORM_EXPANDED : EDGEQKV_FORM_ABSORBED;
+  return takes_expanded(*args, *path) ? EDGEQKV_FORM_EXPANDED : EDGEQKV_FORM_ABSORBED;
 }

@@ -350,25 +350,24 @@ jboolean logits(JNIEnv* env, jclass, jlong handle, jfloatArray into) {
   });
 }
 
-void prefill(JNIEnv* env, jclass, jlong session, jlongArray ids) {
+// edgeqkv_session_prefill or edgeqkv_session_feed.
+using RunIds = int32_t (*)(edgeqkv_session*, const int64_t*, size_t, const float**);
+
+void run_ids(JNIEnv* env, jlong session, jlongArray ids, RunIds run) {
   guarded(env, [&] {
     const SessionReference object = sessions().at(session);
     const std::vector<int64_t> given = ids_of(env, ids);
-    must(edgeqkv_session_prefill(object->session, given.data(), given.size(), nullptr));
+    must(run(object->session, given.data(), given.size(), nullptr));
   });
 }
+
+void prefill(JNIEnv* env, jclass, jlong session, jlongArray ids) { run_ids(env, session, ids, edgeqkv_session_prefill); }
 
 void step(JNIEnv* env, jclass, jlong session, jlong id) {
   guarded(env, [&] { must(edgeqkv_session_step(sessions().at(session)->session, id, nullptr)); });
 }
 
-void feed(JNIEnv* env, jclass, jlong session, jlongArray ids) {
-  guarded(env, [&] {
-    const SessionReference object = sessions().at(session);
-    const std::vector<int64_t> given = ids_of(env, ids);
-    must(edgeqkv_session_feed(object->session, given.data(), given.size(), nullptr));
-  });
-}
+void feed(JNIEnv* env, jclass, jlong session, jlongArray ids) { run_ids(env, session, ids, edgeqkv_session_feed); }
 
 void rewind(JNIEnv* env, jclass, jlong session, jint depth) {
   guarded(env, [&] { must(edgeqkv_session_rewind(sessions().at(session)->session, depth)); });
