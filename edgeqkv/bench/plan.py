@@ -9,6 +9,7 @@ from edgeqkv.strict import Strict
 
 WARM_UP_STEPS = 2  # tokens that are decoded before each measured series, and not counted
 LONGEST_COOL_DOWN = 3600.0  # seconds
+LONGEST = 86_400.0  # seconds of anything that a user may ask for
 Filling = Literal["prefill", "zeros"]
 Positive = Annotated[int, Meta(ge=1, le=2**31)]
 
@@ -18,7 +19,12 @@ class Plan(Strict, frozen=True, kw_only=True):
 
     ``filled`` says how a depth is reached: "prefill" computes every row from tokens; "zeros" writes rows of zeros, which is
     quick at any depth, and attention does the same work whatever a row holds. ``warm_up_steps`` tokens are decoded before
-    ``steps`` are measured, at each depth in each of ``rounds``.
+    ``steps`` are measured, at each depth in each round; such series are repeated until a visit has timed ``visit_s`` seconds
+    (None: one series).
+
+    ``rounds`` are measured. Where ``precision`` is given they are the fewest: the run goes on until half the width of every
+    ratio's interval is at most that (0.03: 3 %), or ``time_s`` seconds have passed. ``sustain_s`` is how long each bundle is
+    decoded without a rest after the rounds.
     """
 
     depths: tuple[Positive, ...]
@@ -29,6 +35,10 @@ class Plan(Strict, frozen=True, kw_only=True):
     rounds: Positive
     cool_down_s: Annotated[float, Meta(ge=0, le=LONGEST_COOL_DOWN)]
     filled: Filling
+    visit_s: Annotated[float, Meta(ge=0, le=LONGEST)] | None = None
+    precision: Annotated[float, Meta(gt=0, le=1)] | None = None
+    time_s: Annotated[float, Meta(gt=0, le=LONGEST)] | None = None
+    sustain_s: Annotated[float, Meta(gt=0, le=LONGEST)] | None = None
 
 
 def default_depths(capacity: int, steps: int) -> tuple[int, ...]:

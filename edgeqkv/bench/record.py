@@ -4,14 +4,15 @@ One JSON object a line; ``record.schema.json`` is made from these classes by :mo
 seconds. What could not be read is None. Values that a clock or a kernel cannot have said are refused on reading.
 """
 
+import statistics
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from edgeqkv.bench.machine import Environment, Vitals
+from edgeqkv.bench.machine import Environment, KiloHertz, Number, Vitals
 from edgeqkv.bench.memory import Bytes, Memory
 from edgeqkv.bench.plan import Plan
-from edgeqkv.bench.timing import Seconds, Timing
+from edgeqkv.bench.timing import Rate, Seconds, Timing
 from edgeqkv.config import ModelConfig
 from edgeqkv.manifest import ParityRecord
 from edgeqkv.strict import Strict
@@ -20,11 +21,13 @@ from edgeqkv.strict import Strict
 #   1  a record for each bundle.
 #   2  the runtime's kernel; memory split in three; prefill at each depth.
 #   3  nested by subject, program, plan, timings and memory; the model's configuration by block; how the cache was filled.
-#      Later: app, and what only Android says in vitals; a record without them is as good.
+#      Later, and a record without them is as good: app, and what only Android says in vitals; ended, bandwidth, energy,
+#      sustained, weights_bytes_a_token, and in the plan visit_s, precision, time_s, sustain_s.
 SCHEMA: Final = 3
 Origin = Literal["given", "found", "random weights"]
 APP: Final = "app"  # ProgramEntry.name
 Interleaving = Literal["resident", "reloaded"]
+Ended = Literal["rounds", "precision", "time"]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
@@ -111,7 +114,8 @@ class MemorySplit(Strict, frozen=True):
 
 class MemoryUse(Strict, frozen=True, kw_only=True):
     """``phases`` is the process at moments of the run, ``split`` its peak in parts. ``cache_bytes`` is what the runtime
-    allocated, ``cache_bytes_analytic`` what the formula says; ``weights_bytes`` is the size of the files."""
+    allocated, ``cache_bytes_analytic`` what the formula says; ``weights_bytes`` is the size of the files,
+    ``weights_bytes_a_token`` what decoding one token has to read of them (:mod:`edgeqkv.bench.traffic`)."""
 
     phases: dict[str, Memory]
     split: MemorySplit | None
@@ -119,6 +123,7 @@ class MemoryUse(Strict, frozen=True, kw_only=True):
     cache_bytes_analytic: Positive
     cache_bytes_per_position: Positive
     weights_bytes: Positive
+    weights_bytes_a_token: Positive | None = None
 
     def at(self, phase: str) -> Memory:
         """The process at a moment; unknown where it was not asked."""
@@ -129,6 +134,53 @@ class MemoryUse(Strict, frozen=True, kw_only=True):
         return None if self.split is None else self.split.peak
 
 
+class Bandwidth(Strict, frozen=True, kw_only=True):
+    """How fast the machine reads memory, in bytes a second, a sample for each round: with one thread, and with the plan's.
+
+    ``source`` is the program that read: "edgeqkv-run", or "numpy" in the Python worker.
+    """
+
+    one_thread: tuple[Rate, ...]
+    threads: tuple[Rate, ...]
+    source: str
+
+    @property
+    def best(self) -> float | None:
+        """The median of that number of threads that reads faster; None where nothing was sampled."""
+        return max((statistics.median(samples) for samples in (self.one_thread, self.threads) if samples), default=None)
+
+
+class TokenEnergy(Strict, frozen=True):
+    """Of decoding one token at a depth."""
+
+    depth: Annotated[int, Meta(ge=0, le=2**31)]
+    joules: Annotated[float, Meta(ge=0, le=1e12)]
+
+
+class Energy(Strict, frozen=True, kw_only=True):
+    """What decoding takes, idle power included. ``source`` says of what: "RAPL package" is the processor, "power rails" those
+    of a phone's processors and memory, "battery" the whole device."""
+
+    source: str
+    joules_per_token: tuple[TokenEnergy, ...]
+
+    def at(self, depth: int) -> float | None:
+        return next((one.joules for one in self.joules_per_token if one.depth == depth), None)
+
+
+class SustainedWindow(Strict, frozen=True, kw_only=True):
+    """Decoding without a rest, after the rounds: one window of it at ``depth``, which ended ``seconds`` after the start.
+
+    ``frequency_khz`` is that of the fastest core and ``temperature_mc``, in 1/1000 °C, that of the hottest sensor, then.
+    """
+
+    depth: Annotated[int, Meta(ge=0, le=2**31)]
+    seconds: Seconds
+    tokens_per_s: Rate
+    frequency_khz: KiloHertz | None
+    temperature_mc: Number | None
+
+
 class Record(Strict, frozen=True, kw_only=True, tag="measurement", tag_field="kind"):
     """One bundle on one device in one interleaved run: records are compared with each other when ``run`` and the program are
     the same.
@@ -136,6 +188,9 @@ class Record(Strict, frozen=True, kw_only=True, tag="measurement", tag_field="ki
     ``rounds_done`` is below ``plan.rounds`` when the run was interrupted; a later record of the same ``run`` and ``cell`` then
     takes its place. ``interleaving`` is "resident" when all bundles stay loaded, "reloaded" when the device has no memory for
     that. On an emulated device nothing is timed: only ``greedy_ids``, the continuation of 1, 2, 3, means anything.
+
+    ``ended`` is why there were no more rounds: all "rounds" of the plan, every ratio as precise as its "precision", or its
+    "time" was up; None when the run was interrupted, and in records before that field.
     """
 
     schema: Literal[3]
@@ -155,6 +210,16 @@ class Record(Strict, frozen=True, kw_only=True, tag="measurement", tag_field="ki
     memory: MemoryUse
     greedy_ids: tuple[int, ...]
     app: AppEntry | None = None
+    ended: Ended | None = None
+    bandwidth: Bandwidth | None = None
+    energy: Energy | None = None
+    sustained: tuple[SustainedWindow, ...] = ()
+
+    def bytes_per_token(self, depth: int) -> int | None:
+        """What decoding one token with ``depth`` positions filled has to read at the least: the weights once, and those rows of
+        the cache. None where the record does not say what is read of the weights."""
+        weights = self.memory.weights_bytes_a_token
+        return None if weights is None else weights + depth * self.memory.cache_bytes_per_position
 
 
 class Failure(Strict, frozen=True, tag="failure", tag_field="kind"):
@@ -166,6 +231,13 @@ class Failure(Strict, frozen=True, tag="failure", tag_field="kind"):
     device: str
     bundle: str | None
     message: str
+
+
+def bandwidth_share(record: Record, timing: Timing) -> float | None:
+    """The share of the read bandwidth that decoding reached: bytes that a token has to read, by the median time, over the
+    best of what the machine was measured to read. None where either is unknown."""
+    needed, best = record.bytes_per_token(timing.depth), record.bandwidth.best if record.bandwidth else None
+    return None if needed is None or best is None else needed / timing.median / best
 
 
 def split_memory(phases: dict[str, Memory], weights: int, cache: int, share: float) -> MemorySplit | None:

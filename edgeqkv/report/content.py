@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgeqkv.bench.compared import Baselines, deepest, is_baseline
 from edgeqkv.bench.flat import flat_rows
+from edgeqkv.bench.ratio import speed_ratio
 from edgeqkv.bench.record import Failure, Record
 from edgeqkv.bench.tables import NAME, NOT_MEASURED, Table, memory_table, size, speed_table
 from edgeqkv.bench.words import machine, name, notes, place, runs, runtimes, threads
 from edgeqkv.parity import perplexity_percent
-from edgeqkv.report.compare import Baselines, deepest, is_baseline, speed_ratio
 from edgeqkv.report.verdict import amount, verdict
 
 UNKNOWN = "unknown"

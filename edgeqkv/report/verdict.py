@@ -1,8 +1,9 @@
 """One sentence that decides: what a variant needs, and how fast it decodes, next to its baseline."""
 
+from edgeqkv.bench.compared import deepest
+from edgeqkv.bench.ratio import Ratio, speed_ratio
 from edgeqkv.bench.record import Record
 from edgeqkv.bench.words import place, runtime_title
-from edgeqkv.report.compare import Ratio, deepest, speed_ratio
 from edgeqkv.tables import mib
 
 

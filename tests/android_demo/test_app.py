@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from edgeqkv.bench.compared import Baselines
 from edgeqkv.bench.results import read_results
 from edgeqkv.bench.timing import timing
 from edgeqkv.bench.words import notes, runs
-from edgeqkv.report.compare import Baselines
 from edgeqkv.report.content import content
 from edgeqkv.report.page import page
 from edgeqkv.report.verdict import verdict

@@ -11,11 +11,8 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
-from edgeqkv.bench.record import Record
 from edgeqkv.bench.timing import Timing
-from edgeqkv.config import baseline
 
 SMALLEST = 0.03
 _LARGEST = 700.0  # of a logarithm: beyond it there is no such number
@@ -36,6 +33,11 @@ class Ratio:
     def differs(self) -> bool:
         return self.low > 1 + SMALLEST or self.high < 1 / (1 + SMALLEST)
 
+    @property
+    def half_width(self) -> float:
+        """0.03: the interval reaches from 3 % below its middle to 3 % above."""
+        return math.exp(min(_LARGEST, math.log(self.high / self.low) / 2)) - 1
+
 
 def speed_ratio(base: Timing, variant: Timing, rounds: int) -> Ratio | None:
     """None with fewer than two rounds, which say nothing about spread."""
@@ -53,51 +55,3 @@ def speed_ratio(base: Timing, variant: Timing, rounds: int) -> Ratio | None:
 def _round_medians(seconds: Sequence[float], rounds: int) -> list[float]:
     size = len(seconds) // rounds
     return [statistics.median(seconds[i : i + size]) for i in range(0, len(seconds), size)]
-
-
-FACTS = ("runtime", "kernel", "weights", "cache")
-# Every set of facts that two records may have in common, the largest first.
-_CHOICES = [chosen for count in range(len(FACTS), -1, -1) for chosen in combinations(FACTS, count)]
-
-
-class Baselines:
-    """The baselines of one run, to ask for that of each record: the one of its geometry and capacity that is most like it.
-
-    They are kept by every choice of the facts that may agree, so that asking does not look at all of them.
-    """
-
-    def __init__(self, run: Sequence[Record]) -> None:
-        self._groups: dict[object, dict[tuple[str, ...], Record]] = {}
-        for record in run:
-            if is_baseline(record):
-                group = self._groups.setdefault(_group(record), {})
-                for facts in _CHOICES:
-                    group.setdefault(_key(record, facts), record)
-
-    def of(self, record: Record) -> Record | None:
-        """None for a baseline itself, and where the run has none."""
-        if is_baseline(record):
-            return None
-        group = self._groups.get(_group(record), {})
-        return next((found for facts in _CHOICES if (found := group.get(_key(record, facts)))), None)
-
-
-def is_baseline(record: Record) -> bool:
-    """Whether it is the standard model, which has no baseline itself."""
-    return record.subject.model == baseline(record.subject.model)
-
-
-def _group(record: Record) -> object:
-    return baseline(record.subject.model), record.subject.capacity
-
-
-def _key(record: Record, facts: tuple[str, ...]) -> tuple[str, ...]:
-    return (*facts, *(getattr(record.subject, fact) for fact in facts))
-
-
-def deepest(record: Record, base: Record) -> tuple[Timing, Timing] | None:
-    """Decoding of both at the deepest depth that both have; None where there is none."""
-    theirs = {timing.depth: timing for timing in base.timings.decode}
-    common = [timing for timing in record.timings.decode if timing.depth in theirs]
-    ours = max(common, key=lambda timing: timing.depth, default=None)
-    return None if ours is None else (ours, theirs[ours.depth])

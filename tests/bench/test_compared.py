@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 from records import changed, made_record
 
+from edgeqkv.bench.compared import Baselines, deepest, pairs
+from edgeqkv.bench.ratio import Ratio, speed_ratio
 from edgeqkv.bench.timing import timing
-from edgeqkv.report.compare import Baselines, Ratio, deepest, speed_ratio
 
 ROUNDS, STEPS = 5, 8
 
@@ -108,3 +109,19 @@ def test_samples_at_the_ends_of_what_a_record_holds():
     """The interval is then as wide as a number can be."""
     ratio = speed_ratio(timing(1, 1, (1e9, 1e-12)), timing(1, 1, (1e-12, 1e9)), 2)
     assert not ratio.differs
+
+
+def test_what_a_team_has_today():
+    """The runtime's own attention with a cache of floats, on the same runtime with the same weights."""
+    today = made_record(kernel="stock", cache="fp32")
+    half, ours = made_record(kernel="stock", cache="fp16"), made_record(kernel="fused", cache="int8")
+    other_weights, other_runtime = changed(today, weights="fp32"), changed(today, runtime="executorch")
+    record = made_record("Q-MQA", kernel="fused", cache="int8")
+    run = [ours, other_weights, other_runtime, half, today, record]
+    baselines = Baselines(run)
+    assert baselines.today(record) is baselines.today(ours) is baselines.today(today) is today
+    assert baselines.today(changed(record, runtime="executorch")) is other_runtime
+    assert Baselines([ours, half, record]).today(record) is half
+    assert Baselines([record]).today(record) is None
+    named = [(run.index(one), run.index(base)) for one, base in pairs(run)]
+    assert named == [(0, 4), (3, 4), (5, 4), (5, 0)]
