@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import msgspec
 import typer
 
-from edgeqkv.bench.plan import WARM_UP_STEPS, Filling, Plan
+from edgeqkv.bench.plan import PRECISION, ROUNDS, TIME_S, VISIT_S, WARM_UP_STEPS, Filling, Plan
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.progress import note
 
@@ -27,8 +27,17 @@ def bench(
         str | None, typer.Option(help="Filled positions to decode at: 128,1024 or 128-2048*2 or 64-1000+250.")
     ] = None,
     threads: Annotated[str | None, typer.Option(help="A list like 1,2,4; by default one for each core.")] = None,
-    rounds: Annotated[int, typer.Option(help="Times that every cell is visited.")] = 5,
-    steps: Annotated[int, typer.Option(help="Tokens measured at each visit.")] = 8,
+    precision: Annotated[
+        str | None, typer.Option(help="Go on until every ratio of speeds is known to this, half its interval; by default 3%.")
+    ] = None,
+    limit: Annotated[str | None, typer.Option("--time", help="But end after this time: 90s, 5m or 1h; by default 5m.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Visit every bundle so many times instead, whatever the precision and the time.")
+    ] = None,
+    sustain: Annotated[
+        str | None, typer.Option(help="Then decode each bundle for this time without a rest (10m): its speed while hot.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Tokens decoded in a row; a visit repeats that until it has timed 50 ms.")] = 8,
     prompt: Annotated[int, typer.Option(help="Tokens of the prompt, and of a prefill that ends at each depth.")] = 128,
     cool_down: Annotated[float, typer.Option(help="Seconds of rest between rounds.")] = 1.0,
     fill: Annotated[
@@ -67,7 +76,7 @@ def bench(
 ) -> None:
     """Measure memory and latency, all bundles in turn in one run on each device."""
     from edgeqkv.bench.matrix import Matrix
-    from edgeqkv.bench.options import chosen, numbers, parse_size
+    from edgeqkv.bench.options import chosen, numbers, parse_percent, parse_size, parse_time
     from edgeqkv.bench.program import APK, Programs
     from edgeqkv.bench.run import Fleet, Results, run
     from edgeqkv.bench.summary import FORMATS, written
@@ -78,6 +87,8 @@ def bench(
         raise EdgeQKVError(f"--output {output!r} is not one of {', '.join(FORMATS)}")
     if apk is not None and not in_app:
         raise EdgeQKVError("--apk names the app for --in-app; give both")
+    if rounds is not None and (precision or limit):
+        raise EdgeQKVError("--rounds says how often to measure; leave it out for --precision and --time")
     budget = parse_size(ram_budget, "--ram-budget")
     plan = Plan(
         depths=(),
@@ -85,9 +96,13 @@ def bench(
         prompt=prompt,
         warm_up_steps=WARM_UP_STEPS,
         steps=steps,
-        rounds=rounds,
+        rounds=ROUNDS if rounds is None else rounds,
         cool_down_s=cool_down,
         filled=fill,
+        visit_s=VISIT_S,
+        precision=None if rounds is not None else parse_percent(precision, "--precision") if precision else PRECISION,
+        time_s=None if rounds is not None else parse_time(limit, "--time") if limit else TIME_S,
+        sustain_s=parse_time(sustain, "--sustain") if sustain else None,
     )
     matrix = Matrix(
         plan,

@@ -18,7 +18,7 @@ from edgeqkv.bench.measure import Outcome, measure
 from edgeqkv.bench.plan import Plan
 from edgeqkv.bench.probe import look_at
 from edgeqkv.bench.program import Program, Programs, choose_program
-from edgeqkv.bench.record import Failure, Record
+from edgeqkv.bench.record import Ended, Failure, Record
 from edgeqkv.bench.running import Bench, Stop, cell_id
 from edgeqkv.errors import EdgeQKVError, MissingPackage
 from edgeqkv.files import file_sha256
@@ -131,7 +131,7 @@ def _measure_device(
         count = (environment.cores or 1) if threads is None else threads
         plan = order.matrix.plan_for(list(bundles.values()), count)
         begun = _begun(bench, cells, plan, order.earlier)
-        if begun and all(record.rounds_done >= plan.rounds for record in begun):
+        if begun and all(record.ended and (record.sustained or not plan.sustain_s) for record in begun):
             collector.add(Outcome(records=begun), new=False)
         elif not stop.event.is_set():
             collector.add(measure(bench, cells, plan, begun, progress))
@@ -191,5 +191,12 @@ def _begun(bench: Bench, cells: Sequence[Cell], plan: Plan, earlier: Sequence[Re
         runs.setdefault(record.run, {})[record.cell] = record
     for found in reversed(runs.values()):
         if all(cell in found for cell in ids) and len({found[cell].rounds_done for cell in ids}) == 1:
-            return [replace(found[cell], plan=plan) for cell in ids]
+            return [replace(found[cell], plan=plan, ended=_ended(found[cell], plan)) for cell in ids]
     return []
+
+
+def _ended(record: Record, plan: Plan) -> Ended | None:
+    """Whether the rounds of a record are all that ``plan`` asks for, which may be more than was asked for then."""
+    if plan.precision is None:
+        return "rounds" if record.rounds_done >= plan.rounds else None
+    return record.ended if (record.plan.precision, record.plan.time_s) == (plan.precision, plan.time_s) else None

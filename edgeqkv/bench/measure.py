@@ -1,7 +1,8 @@
 """One interleaved run: every cell in its own process, all of them in turn, round after round.
 
 Machines drift, so two cells are compared only within one round-robin: each round visits every cell before it repeats. All
-bundles stay loaded where the device has the memory; else each is loaded again for each of its visits.
+bundles stay loaded where the device has the memory; else each is loaded again for each of its visits. :mod:`stopping` says
+after which round the run ends.
 """
 
 import uuid
@@ -10,11 +11,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
+from msgspec.structs import replace
+
+from edgeqkv.bench.bandwidth import BandwidthMeter
+from edgeqkv.bench.energy import read_energy
 from edgeqkv.bench.matrix import Cell
 from edgeqkv.bench.plan import Plan
 from edgeqkv.bench.probe import read_vitals
 from edgeqkv.bench.record import SCHEMA, Failure, Interleaving, Record
 from edgeqkv.bench.running import Bench, RunningCell, cell_id, now
+from edgeqkv.bench.stopping import Stopping
+from edgeqkv.bench.sustain import energy_of, sustained
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.progress import Update
 
@@ -44,8 +51,10 @@ def measure(bench: Bench, cells: Sequence[Cell], plan: Plan, earlier: Sequence[R
     """
     run = InterleavedRun(bench, cells, plan, earlier, progress)
     try:
-        run.all_rounds()
+        if run.all_rounds():
+            run.after_rounds()
     finally:
+        run.meter.close()
         for running in run.started:
             running.unload()
     return run.outcome()
@@ -60,28 +69,60 @@ class InterleavedRun:
         self.running = list(self.started)  # those that have not failed
         self.vitals = list(earlier[0].vitals) if earlier else [read_vitals(bench.device)]
         self.interleaving: Interleaving = "resident" if fits(bench, self.running) else "reloaded"
-        first = self.running[0].rounds_done
-        self.rounds = range(first, plan.rounds if bench.timed else first + 1)
-        self._kept: dict[str, Record] = {}
+        self.meter = BandwidthMeter(bench, plan.threads, earlier[0].bandwidth if earlier else None)
+        self.stopping = Stopping(plan)
+        self._ended = earlier[0].ended if earlier else None
+        self._kept = before
         self._problems = Outcome()
         self._done = 0
 
     def outcome(self) -> Outcome:
         return Outcome(list(self._kept.values()), self._problems.failures, self._problems.errors)
 
-    def all_rounds(self) -> None:
-        for number in self.rounds:
-            for batch in self._batches():
+    def all_rounds(self) -> bool:
+        """False when there was no end to them: the run was stopped, or nothing is left of it."""
+        done = self.running[0].rounds_done
+        while self._ended is None:
+            for batch in self._batches(backwards=done % 2 == 1):
                 self._visit(batch)
-            if not self.running or self.bench.stop.event.is_set() or not self._end_round(number + 1):
-                return
-            if number + 1 < self.plan.rounds:
+            done += 1
+            if not self.running or self.bench.stop.event.is_set() or not self._end_round(done):
+                return False
+            self._ended = self.stopping.why(done, [self._kept[running.id] for running in self.running])
+            if not self.bench.timed:
+                self._ended = "rounds"
+            if self._ended is None:
                 self.bench.stop.event.wait(self.plan.cool_down_s)
-        self.progress("done", self._done, self._done)
+        for running in self.running:
+            self._keep(running, ended=self._ended)
+        return True
 
-    def _batches(self) -> list[list[RunningCell]]:
-        """Cells that are loaded at the same time."""
-        return [list(self.running)] if self.interleaving == "resident" else [[one] for one in self.running]
+    def after_rounds(self) -> None:
+        """What is measured of each cell by itself, where there is any of it."""
+        if not self.bench.timed:
+            return
+        try:
+            energy = read_energy(self.bench.device).source is not None
+        except EdgeQKVError as error:
+            self._problems.fail(self.id, self.bench.device.name, None, error)
+            return
+        for batch in self._batches(backwards=False) if energy or self.plan.sustain_s else ():
+            for running in batch:
+                self._attempt(running, "loading", running.load)
+                if energy:
+                    self._attempt(running, "energy", partial(self._take_energy, running))
+                if self.plan.sustain_s:
+                    self.bench.stop.event.wait(self.plan.cool_down_s)
+                    self._attempt(running, "sustained", partial(self._sustain, running, self.plan.sustain_s))
+            if self.interleaving == "reloaded":
+                batch[0].unload()
+        self.progress("done", 1, 1)
+
+    def _batches(self, backwards: bool) -> list[list[RunningCell]]:
+        """Cells that are loaded at the same time. Every second round goes ``backwards``, so that none is always the first after
+        a rest."""
+        order = self.running[::-1] if backwards else list(self.running)
+        return [order] if self.interleaving == "resident" else [[one] for one in order]
 
     def _visit(self, batch: Sequence[RunningCell]) -> None:
         """All that there is to do in one round for cells that are loaded together."""
@@ -107,8 +148,9 @@ class InterleavedRun:
         if running not in self.running or self.bench.stop.event.is_set():
             return
         each = 3 + len(self.plan.depths) if self.bench.timed else 2
-        self.progress(f"{running.label}: {what}", self._done, len(self.running) * len(self.rounds) * each)
         self._done += 1
+        done, total = self.stopping.progress() or (self._done, len(self.running) * self.plan.rounds * each)
+        self.progress("; ".join(filter(None, (f"{running.label}: {what}", self.stopping.state()))), done, max(done, total))
         try:
             work()
         except EdgeQKVError as error:
@@ -123,10 +165,24 @@ class InterleavedRun:
         except EdgeQKVError as error:
             self._problems.fail(self.id, self.bench.device.name, None, error)
             return False
+        self.meter.sample()
         complete = rounds_done if self.bench.timed else self.plan.rounds
         for running in self.running:
-            self._kept[running.id] = running.record(self.id, tuple(self.vitals), complete, self.interleaving)
+            record = running.record(self.id, tuple(self.vitals), complete, self.interleaving)
+            self._kept[running.id] = replace(record, bandwidth=self.meter.found)
         return True
+
+    def _keep(self, running: RunningCell, **found: object) -> None:
+        self._kept[running.id] = replace(self._kept[running.id], **found)
+
+    def _take_energy(self, running: RunningCell) -> None:
+        self._keep(running, energy=energy_of(running, self.plan.depths))
+
+    def _sustain(self, running: RunningCell, seconds: float) -> None:
+        def progress(passed: float) -> None:
+            self.progress(f"{running.label}: decoding for {seconds:,.0f} s", round(passed), round(seconds))
+
+        self._keep(running, sustained=sustained(running, self.plan.depths[-1], seconds, progress))
 
 
 def fits(bench: Bench, cells: Sequence[RunningCell]) -> bool:

@@ -1,4 +1,4 @@
-"""Numbers and sizes as a user writes them."""
+"""Numbers, sizes and times as a user writes them."""
 
 import re
 
@@ -49,6 +49,22 @@ def parse_size(text: str | None, option: str) -> int | None:
     if match is None or unit is None or float(match[1]) * unit < 1:
         raise EdgeQKVError(f"{option} takes a size like 512MiB or 2GiB, found {text!r}")
     return int(float(match[1]) * unit)
+
+
+def parse_percent(text: str, option: str) -> float:
+    """0.03 behind "3%" or "0.03"."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(%?)", text.strip())
+    if match is None:
+        raise EdgeQKVError(f"{option} takes a share like 3% or 0.03, found {text!r}")
+    return float(match[1]) / (100 if match[2] else 1)
+
+
+def parse_time(text: str, option: str) -> float:
+    """Seconds behind "90", "90s", "5m" or "1h"."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if match is None:
+        raise EdgeQKVError(f"{option} takes a time like 90s, 5m or 1h, found {text!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def chosen(text: str | None, option: str, known: tuple[str, ...]) -> tuple[str | None, ...]:

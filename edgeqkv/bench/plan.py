@@ -9,6 +9,9 @@ from edgeqkv.strict import Strict
 
 WARM_UP_STEPS = 2  # tokens that are decoded before each measured series, and not counted
 LONGEST_COOL_DOWN = 3600.0  # seconds
+VISIT_S = 0.05  # seconds of timed steps in a visit: long enough that neither the clock nor a switch of processes matters
+ROUNDS = 5  # the fewest of a run that goes on until it is precise, and all of one that compares nothing
+PRECISION, TIME_S = 0.03, 300.0
 LONGEST = 86_400.0  # seconds of anything that a user may ask for
 Filling = Literal["prefill", "zeros"]
 Positive = Annotated[int, Meta(ge=1, le=2**31)]
@@ -58,6 +61,11 @@ def check_plan(plan: Plan, capacity: int) -> None:
         )
     if plan.rounds < 1 or plan.steps < 1 or plan.prompt < 1:
         raise EdgeQKVError("rounds, steps and prompt must be at least 1")
+    if plan.precision is not None and not 0 < plan.precision <= 1:
+        raise EdgeQKVError(f"the precision is above 0 % and at most 100 %, found {plan.precision:.4g}")
+    for seconds in (plan.time_s, plan.sustain_s):
+        if seconds is not None and not 0 < seconds <= LONGEST:
+            raise EdgeQKVError(f"a time is above 0 and at most {LONGEST / 3600:g} hours, found {seconds:g} s")
     if plan.threads < 1:
         raise EdgeQKVError(f"threads must be at least 1, found {plan.threads}")
     if not 0 <= plan.cool_down_s <= LONGEST_COOL_DOWN:

@@ -11,8 +11,11 @@ first_token: tokens                                       Elapsed     prefill a 
                                                                       the best id
 fill: depth, how ("prefill" or "zeros")                   Done        make every position below ``depth`` a written row
 prefill: depth, tokens                                    Elapsed     the same at a depth whose rows have been filled
-decode: depth, warm_up, steps                             Steps       time ``steps`` tokens, the first of them at ``depth``,
-                                                                      after ``warm_up`` that are not timed
+decode: depth, warm_up, steps, series                     Steps       time ``steps`` tokens, the first of them at ``depth``,
+                                                                      after ``warm_up`` that are not timed; ``series``
+                                                                      times over (1 where nothing is said)
+bandwidth: threads, mib                                   ReadRate    read so much memory, more than caches hold, in order,
+                                                                      each thread a part; needs no bundle
 memory                                                    Memory      what the process takes now
 ========================================================= =========== ====================================================
 
@@ -26,7 +29,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeqkv.bench.memory import Memory
-from edgeqkv.bench.timing import Samples, Seconds
+from edgeqkv.bench.timing import Rate, Samples, Seconds
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -56,6 +59,13 @@ class Elapsed(Answer, frozen=True):
 
 class Steps(Answer, frozen=True):
     seconds: Samples
+
+
+class ReadRate(Answer, frozen=True):
+    """The fastest of a few passes; ``source`` is what read: "edgeqkv-run" or "numpy"."""
+
+    bytes_per_s: Rate
+    source: str
 
 
 class Done(Answer, frozen=True):

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import threading
 import warnings
 from dataclasses import dataclass, field
@@ -19,11 +20,14 @@ from edgeqkv.bench.protocol import Done, Elapsed, Ids, Loaded, Steps
 from edgeqkv.bench.record import SCHEMA, AppEntry, Interleaving, MemoryUse, ProgramEntry, Record, Subject, Timings, split_memory
 from edgeqkv.bench.samples import Samples, samples_of
 from edgeqkv.bench.source import git_commit
+from edgeqkv.bench.traffic import weights_bytes_a_token
 from edgeqkv.bench.worker_process import MeasuredProcess
 from edgeqkv.files import file_sha256
 from edgeqkv.manifest import MANIFEST
 
 GREEDY_PROMPT, GREEDY_TOKENS = (1, 2, 3), 16
+PROMPT_ROUNDS = 5  # in which prompts are timed: they take most of a round, and no ratio's interval waits for them
+MOST_STEPS = 2000  # of a visit, however fast they are
 
 
 @dataclass
@@ -58,7 +62,7 @@ def cell_id(bench: Bench, cell: Cell, plan: Plan) -> str:
     """The same for the same question: what resuming goes by. More rounds are more of the same."""
     manifest = file_sha256(cell.bundle.folder / MANIFEST)
     parts = (bench.device.name, bench.program.name, cell.number, manifest, cell.runtime, cell.kernel)
-    sizes = (plan.depths, plan.threads, plan.prompt, plan.warm_up_steps, plan.steps, plan.filled)
+    sizes = (plan.depths, plan.threads, plan.prompt, plan.warm_up_steps, plan.steps, plan.visit_s, plan.filled)
     return hashlib.sha256(repr((parts, sizes)).encode()).hexdigest()[:16]
 
 
@@ -73,6 +77,7 @@ class RunningCell:
         self.artifact = cell.artifacts[0]
         self.samples = samples_of(earlier) if earlier else Samples()
         self.rounds_done = earlier.rounds_done if earlier else 0
+        self._series = {depth: len(s) // (self.rounds_done * plan.steps) for depth, s in self.samples.steps.items()}
         self._worker: MeasuredProcess | None = None
         self._app: AppEntry | None = None
         self._loaded: Loaded | None = None
@@ -119,19 +124,38 @@ class RunningCell:
         self._ids = self._worker.ask(Ids, "greedy", ids=GREEDY_PROMPT, tokens=room).ids
 
     def first_token(self) -> None:
+        if len(self.samples.first_tokens) == PROMPT_ROUNDS:
+            return
         self.samples.first_tokens.append(self.worker.ask(Elapsed, "first_token", tokens=self.plan.prompt).seconds)
         self._note_memory("prefilled")
 
     def at_depth(self, depth: int) -> None:
+        self.fill(depth)
+        tokens = min(self.plan.prompt, depth)
+        prefills = self.samples.prefills.setdefault((depth - tokens, tokens), [])
+        if len(prefills) < PROMPT_ROUNDS:
+            prefills.append(self.worker.ask(Elapsed, "prefill", depth=depth - tokens, tokens=tokens).seconds)
+        if depth not in self._series:  # the same in all rounds, so that each has as many samples
+            series = self.series_for(depth, self.plan.visit_s) if self.plan.visit_s else 1
+            self._series[depth] = max(1, min(series, MOST_STEPS // self.plan.steps))
+        self.samples.steps.setdefault(depth, []).extend(self.decode(depth, self._series[depth]))
+
+    def fill(self, depth: int) -> None:
         if depth not in self._filled:
             self.worker.ask(Done, "fill", depth=depth, how=self.plan.filled)
             self._filled.add(depth)
             self._note_memory(f"depth {depth}")
-        tokens = min(self.plan.prompt, depth)
-        prefill = self.worker.ask(Elapsed, "prefill", depth=depth - tokens, tokens=tokens)
-        self.samples.prefills.setdefault((depth - tokens, tokens), []).append(prefill.seconds)
-        steps = self.worker.ask(Steps, "decode", depth=depth, warm_up=self.plan.warm_up_steps, steps=self.plan.steps)
-        self.samples.steps.setdefault(depth, []).extend(steps.seconds)
+
+    def decode(self, depth: int, series: int) -> tuple[float, ...]:
+        """Seconds of each token of so many series."""
+        plan = self.plan
+        return self.worker.ask(
+            Steps, "decode", depth=depth, warm_up=plan.warm_up_steps, steps=plan.steps, series=series
+        ).seconds
+
+    def series_for(self, depth: int, seconds: float) -> int:
+        """How many series take at least so long, by the fastest token of one that is not kept."""
+        return max(1, math.ceil(seconds / min(self.decode(depth, 1)) / self.plan.steps))
 
     def end_round(self) -> None:
         self.samples.memory["end"] = self.worker.ask(Memory, "memory")
@@ -209,6 +233,7 @@ class RunningCell:
             cache_bytes_analytic=cache.bytes,
             cache_bytes_per_position=cache.bytes_per_position,
             weights_bytes=self.weights_bytes,
+            weights_bytes_a_token=weights_bytes_a_token(self.cell.bundle.manifest.model.config, self.artifact.weights.formats),
         )
 
 

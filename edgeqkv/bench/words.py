@@ -1,8 +1,10 @@
 """What records are called where people read them."""
 
+import math
 from collections.abc import Sequence
 
 from edgeqkv.bench.record import APP, Record
+from edgeqkv.bench.stopping import widest_interval
 from edgeqkv.targets import targets
 
 
@@ -51,8 +53,15 @@ def notes(run: Sequence[Record]) -> list[str]:
     out, plan = [], run[0].plan
     if any(record.throttled for record in run):
         out.append("the machine throttled during this run; cool it and measure again with --resume --again-throttled")
-    if any(record.rounds_done < record.plan.rounds for record in run if not record.environment.emulated):
-        out.append(f"interrupted after {run[0].rounds_done} of {plan.rounds} rounds; --resume goes on")
+    if any(map(_was_interrupted, run)):
+        of = f" of {plan.rounds}" if plan.precision is None else ""
+        out.append(f"interrupted after {run[0].rounds_done}{of} rounds; --resume goes on")
+    elif run[0].ended == "time" and plan.precision is not None:
+        widest = widest_interval(run)
+        known = (
+            f"the widest interval of a ratio is ±{widest:.1%}" if widest and math.isfinite(widest) else "ratios are not known"
+        )
+        out.append(f"the time was up before every ratio was known to ±{plan.precision:.1%}: {known}; --time gives it more")
     if any(map(_was_hidden, run)):
         out.append("the app was not in front all the time, or the screen was off: Android gives such an app fewer cores")
     if any(record.subject.baseline == "random weights" for record in run):
@@ -60,6 +69,12 @@ def notes(run: Sequence[Record]) -> list[str]:
     if any(record.plan.filled == "zeros" for record in run):
         out.append("depths were filled with rows of zeros instead of a prompt's")
     return out
+
+
+def _was_interrupted(record: Record) -> bool:
+    if record.environment.emulated or record.ended is not None:
+        return False
+    return record.plan.precision is not None or record.rounds_done < record.plan.rounds
 
 
 def _was_hidden(record: Record) -> bool:

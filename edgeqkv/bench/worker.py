@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
@@ -17,7 +18,7 @@ import numpy as np
 import edgeqkv
 from edgeqkv.bench.memory import Memory, memory_of_this_process
 from edgeqkv.bench.plan import Filling
-from edgeqkv.bench.protocol import Done, Elapsed, Ids, Loaded, Steps
+from edgeqkv.bench.protocol import Done, Elapsed, Ids, Loaded, ReadRate, Steps
 from edgeqkv.session import Session
 from edgeqkv.targets import target_of
 
@@ -74,14 +75,20 @@ class Worker:
         int(np.argmax(self.session.prefill(ids)))
         return Elapsed(time.perf_counter() - start)
 
-    def decode(self, depth: int, warm_up: int, steps: int) -> Steps:
-        tokens, seconds = self._random(warm_up + steps), []
-        self._go_to(depth - warm_up)
-        for token in tokens:
-            start = time.perf_counter()
-            int(np.argmax(self.session.step(token)))
-            seconds.append(time.perf_counter() - start)
-        return Steps(tuple(seconds[warm_up:]))
+    def decode(self, depth: int, warm_up: int, steps: int, series: int = 1) -> Steps:
+        timed = []
+        for _ in range(series):
+            tokens, seconds = self._random(warm_up + steps), []
+            self._go_to(depth - warm_up)
+            for token in tokens:
+                start = time.perf_counter()
+                int(np.argmax(self.session.step(token)))
+                seconds.append(time.perf_counter() - start)
+            timed += seconds[warm_up:]
+        return Steps(tuple(timed))
+
+    def bandwidth(self, threads: int, mib: int) -> ReadRate:
+        return ReadRate(read_bandwidth(threads, mib), "numpy")
 
     def memory(self) -> Memory:
         return memory_of_this_process()
@@ -100,6 +107,18 @@ class Worker:
         return [int(token) for token in self._ids.integers(known, size=count)]
 
 
+def read_bandwidth(threads: int, mib: int) -> float:
+    """Bytes a second, as runtimes/run/bandwidth.h measures it; numpy looks for a maximum without holding Python's lock."""
+    words = np.ones(mib * 2**20 // 8, np.uint64)
+    parts, seconds = np.array_split(words, threads), []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(3):
+            start = time.perf_counter()
+            list(pool.map(np.max, parts))
+            seconds.append(time.perf_counter() - start)
+    return words.nbytes / min(seconds)
+
+
 def _versions(*packages: str) -> dict[str, str]:
     found = {}
     for package in packages:
@@ -111,7 +130,8 @@ def _versions(*packages: str) -> dict[str, str]:
 def main() -> None:
     worker = Worker()
     verbs: dict[str, Callable[..., msgspec.Struct]] = {
-        name: getattr(worker, name) for name in ("load", "greedy", "first_token", "fill", "prefill", "decode", "memory")
+        name: getattr(worker, name)
+        for name in ("load", "greedy", "first_token", "fill", "prefill", "decode", "bandwidth", "memory")
     }
     for line in sys.stdin:
         request = json.loads(line)

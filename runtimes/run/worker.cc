@@ -8,6 +8,9 @@
 #include <optional>
 #include <random>
 
+#include "../native/src/limits.h"
+#include "bandwidth.h"
+
 namespace edgeqkv {
 namespace {
 
@@ -19,6 +22,7 @@ class Worker {
     const std::string& what = request.at("do").string("do");
     if (what == "memory") return memory_json();
     if (what == "load") return load(request);
+    if (what == "bandwidth") return bandwidth(number(request, "threads"), number(request, "mib"));
     if (!opened_) throw Error("no bundle is loaded");
     if (what == "greedy") return greedy_ids(request.at("ids").array("ids").items, number(request, "tokens"));
     if (what == "fill") {
@@ -35,7 +39,9 @@ class Worker {
       go_to(what == "prefill" ? number(request, "depth") : 0);
       return "{\"seconds\": " + json(seconds_of([&] { prefill(ids); })) + "}";
     }
-    if (what == "decode") return decode(number(request, "depth"), number(request, "warm_up"), number(request, "steps"));
+    if (what == "decode")
+      return decode(number(request, "depth"), number(request, "warm_up"), number(request, "steps"),
+                    request.find("series") ? number(request, "series") : 1);
     throw Error("unknown request '" + what + "'");
   }
 
@@ -62,13 +68,23 @@ class Worker {
     return "{\"ids\": " + (tokens ? json(greedy(*opened_, ids, tokens).ids) : "[]") + "}";
   }
 
-  std::string decode(int64_t depth, int64_t warm_up, int64_t steps) {
+  static std::string bandwidth(int64_t threads, int64_t mib) {
+    if (threads < 1 || threads > kMostThreads || mib < 1)
+      throw Error("bandwidth takes 1 to " + json(int64_t{kMostThreads}) + " threads and at least 1 MiB");
+    return "{\"bytes_per_s\": " + json(read_bandwidth(int32_t(threads), size_t(mib) << 20)) + ", \"source\": \"edgeqkv-run\"}";
+  }
+
+  std::string decode(int64_t depth, int64_t warm_up, int64_t steps, int64_t series) {
     if (depth < warm_up) throw Error("decoding is measured from depth " + json(warm_up) + " on");
-    const std::vector<int64_t> ids = random(warm_up + steps);
-    go_to(depth - warm_up);
     std::vector<double> seconds;
-    for (const int64_t id : ids) seconds.push_back(seconds_of([&] { prefill({id}); }));
-    seconds.erase(seconds.begin(), seconds.begin() + warm_up);
+    for (; series > 0; series--) {
+      const std::vector<int64_t> ids = random(warm_up + steps);
+      go_to(depth - warm_up);
+      for (int64_t i = 0; i < warm_up + steps; i++) {
+        const double taken = seconds_of([&] { prefill({ids[size_t(i)]}); });
+        if (i >= warm_up) seconds.push_back(taken);
+      }
+    }
     return "{\"seconds\": " + json(seconds) + "}";
   }
 
