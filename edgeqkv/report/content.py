@@ -3,27 +3,34 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeqkv.bench.compared import Baselines, deepest, is_baseline
+from edgeqkv.bench.compared import is_baseline
 from edgeqkv.bench.flat import flat_rows
-from edgeqkv.bench.ratio import speed_ratio
-from edgeqkv.bench.record import Failure, Record
-from edgeqkv.bench.tables import NAME, NOT_MEASURED, Table, memory_table, size, speed_table
-from edgeqkv.bench.words import machine, name, notes, place, runs, runtimes, threads
+from edgeqkv.bench.record import Failure, Record, bandwidth_share
+from edgeqkv.bench.tables import NOT_MEASURED, Table, memory_table, size, speed_table
+from edgeqkv.bench.words import machine, notes, place, runs, runtimes, threads
 from edgeqkv.parity import perplexity_percent
-from edgeqkv.report.verdict import amount, verdict
+from edgeqkv.report.headline import Number, compared, numbers, sentence, telling_budget
+from edgeqkv.report.names import Names
+from edgeqkv.report.pairs import Pair, memory_share, pairs, percent, speed
+from edgeqkv.report.plots import Plot, plots
+from edgeqkv.report.steps import Step, steps
 
 UNKNOWN = "unknown"
+BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
 class Section:
-    """One interleaved run. ``verdicts`` are sentences, one for each variant that has a baseline; ``ids`` is what an emulated
-    run has instead of memory and speed."""
+    """One interleaved run on one device. ``verdict`` is its gain in a sentence, ``compared`` what that compares; both are empty
+    where the run has no pair. ``ids`` is what an emulated run has instead of everything else."""
 
     title: str
-    records: tuple[Record, ...]
+    verdict: str
+    compared: str
+    numbers: tuple[Number, ...]
     notes: tuple[str, ...]
-    verdicts: tuple[str, ...]
+    steps: Table
+    plots: tuple[Plot, ...]
     savings: Table
     memory: Table
     speed: Table
@@ -33,89 +40,131 @@ class Section:
 
 @dataclass(frozen=True)
 class Content:
-    """``budget`` is the RAM line in bytes, or None."""
+    """``verdict`` is the first sentence, that of the first section which has one. ``notes`` are those of whoever made the
+    report."""
 
     verdict: str
+    notes: tuple[str, ...]
     sections: tuple[Section, ...]
     devices: Table
     failures: Table
     method: Table
     raw: Table
-    budget: int | None
 
 
-def content(records: Sequence[Record], failures: Sequence[Failure], budget: int | None = None) -> Content:
-    sections = tuple(_section(run, budget) for run in runs(records))
+def content(
+    records: Sequence[Record], failures: Sequence[Failure], budget: int | None = None, notes: Sequence[str] = ()
+) -> Content:
+    """``budget`` in bytes of RAM: how many positions fit in it."""
+    every, names = runs(records), Names(records)
+    told = [_best(run) for run in every]
+    sections = [_section(run, pair, budget, names) for run, pair in zip(every, told, strict=True)]
+    # What says something comes first.
+    sections.sort(key=lambda section: not section.verdict)
     return Content(
         verdict=_headline(sections),
-        sections=sections,
-        devices=_devices(sections),
+        notes=tuple(notes),
+        sections=tuple(sections),
+        devices=_devices(every, told, names),
         failures=Table(
             ("time", "device", "bundle", "what happened"),
             tuple((f.time, f.device, f.bundle or "", f.message) for f in failures),
         ),
         method=_method(records),
         raw=_raw(records, budget),
-        budget=budget,
     )
 
 
+def _best(run: Sequence[Record]) -> Pair | None:
+    """What the report speaks of: the record that gains most."""
+    timed = [] if run[0].environment.emulated else pairs(run)
+    return max(timed, key=lambda pair: pair.gain, default=None)
+
+
 def _headline(sections: Sequence[Section]) -> str:
-    """The sentence that the page opens with."""
-    said = [sentence for section in sections for sentence in section.verdicts]
-    if said:
-        return said[0]
+    if sections and sections[0].verdict:
+        return sections[0].verdict
     if sections:
-        return "No variant was measured beside a baseline in the same run, so there is no verdict."
+        return "No variant was measured beside a baseline in the same run, so nothing is compared."
     return "Nothing could be measured; why is told below."
 
 
-def _section(run: list[Record], budget: int | None) -> Section:
-    first, baselines = run[0], Baselines(run)
+def _section(run: list[Record], pair: Pair | None, budget: int | None, names: Names) -> Section:
+    first = run[0]
     emulated = first.environment.emulated
     told = list(notes(run))
     if emulated:
         told.append("emulated: the ids are those of the device's processor, times and memory would mean nothing")
-    # The largest saving first.
-    pairs = [(record, base) for record in run if (base := baselines.of(record)) is not None]
-    pairs.sort(key=lambda pair: (pair[1].memory.peak or 0) - (pair[0].memory.peak or 0), reverse=True)
-    ids = tuple((r.subject.variant, r.subject.kernel, " ".join(map(str, r.greedy_ids))) for r in run)
+    taken = steps(run, pair) if pair else ()
+    ram = budget or (telling_budget(pair) if pair else None)
     return Section(
         title=f"{place(first)} ({first.device}), {threads(first)}",
-        records=tuple(run),
+        verdict=sentence(pair) if pair else "",
+        compared=compared(pair) if pair else "",
+        numbers=numbers(pair, ram) if pair else (),
         notes=tuple(told),
-        verdicts=() if emulated else tuple(verdict(record, base) for record, base in pairs),
-        savings=_savings(run, baselines),
-        memory=memory_table(run, budget),
-        speed=speed_table(run),
-        ids=Table(("variant", "kernel", "ids after 1 2 3"), ids),
+        steps=_steps(taken),
+        plots=() if emulated else tuple(plots(run, pair, taken, ram, names)),
+        savings=_savings(run, names),
+        memory=_named(memory_table(run, budget), "memory, MiB", run, names),
+        speed=_named(speed_table(run), "speed", run, names),
+        ids=Table(("variant", "ids after 1 2 3"), tuple((names.of(r), " ".join(map(str, r.greedy_ids))) for r in run)),
         emulated=emulated,
     )
 
 
-def _savings(run: Sequence[Record], baselines: Baselines) -> Table:
-    """Savings beside quality: what is paid for them."""
+def _named(table: Table, title: str, run: Sequence[Record], names: Names) -> Table:
+    """With the names of this report in the first column; a table has a row for each record."""
+    rows = tuple((names.of(record), *row[1:]) for record, row in zip(run, table.rows, strict=True))
+    return Table((title, *table.header[1:]), rows)
+
+
+def _steps(taken: Sequence[Step]) -> Table:
+    """The gain, one change at a time."""
     rows = []
+    for before, step in zip((None, *taken), taken, strict=False):
+        name = f"+ {step.change}" if before else f"{step.record.subject.variant}, the baseline"
+        share = memory_share(step.record, before.record) if before else None
+        ratio = speed(step.record, before.record) if before else None
+        times = f"{ratio.value:.2f} × ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else NOT_MEASURED if before else ""
+        memory = percent(share, 1) if share else NOT_MEASURED if before else ""
+        last = max(step.record.timings.decode, key=lambda timing: timing.depth, default=None)
+        ms = f"{1e3 * last.median:.2f} at {last.depth:,}" if last else NOT_MEASURED
+        rows.append((name, size(step.record.memory.peak), memory, ms, times))
+    return Table(("one change at a time", "peak MiB", "against the row above", "ms a token", "times as fast"), tuple(rows))
+
+
+def _savings(run: Sequence[Record], names: Names) -> Table:
+    """Both comparisons of every record, beside the quality that is paid for them."""
+    rows, found = [], {id(pair.record): pair for pair in pairs(run)}
     for record in run:
-        base = baselines.of(record)
-        if base is None:
-            saved = ("baseline" if is_baseline(record) else "no baseline", "", "")
+        pair = found.get(id(record))
+        if pair is None:
+            cells = (BASELINE if is_baseline(record) else "no baseline", "", "", "")
         else:
-            saved = (amount(base.memory.cache_bytes - record.memory.cache_bytes), *_measured_savings(record, base))
-        rows.append((name(record), *saved, _quality(record)))
-    return Table((NAME, "cache", "peak memory", "decode speed", "perplexity"), tuple(rows))
+            cells = (*_against(record, pair.today), *_against(record, pair.alike))
+        rows.append((names.of(record), *cells, _quality(record)))
+    header = (
+        "variant",
+        "memory against today",
+        "speed against today",
+        "memory like for like",
+        "speed like for like",
+        "perplexity",
+    )
+    return Table(header, tuple(rows))
 
 
-def _measured_savings(record: Record, base: Record) -> tuple[str, str]:
-    """Of peak memory and of decoding time."""
-    ours, theirs = record.memory.peak, base.memory.peak
-    peak = NOT_MEASURED if ours is None or theirs is None else amount(theirs - ours)
-    pair = deepest(record, base)
-    ratio = speed_ratio(pair[1], pair[0], record.rounds_done) if pair else None
+def _against(record: Record, base: Record | None) -> tuple[str, str]:
+    """Of peak memory and of decoding speed."""
+    if base is None:
+        return NOT_MEASURED, NOT_MEASURED
+    share, ratio = memory_share(record, base), speed(record, base)
+    memory = percent(share, 1) if share else NOT_MEASURED
     if ratio is None:
-        return peak, NOT_MEASURED
-    speed = f"{ratio.value:.2f} × ({ratio.low:.2f} to {ratio.high:.2f})"
-    return peak, speed if ratio.differs else f"{speed}, not shown"
+        return memory, NOT_MEASURED
+    times = f"{ratio.value:.2f} × ({ratio.low:.2f} to {ratio.high:.2f})"
+    return memory, times if ratio.differs else f"{times}, not shown"
 
 
 def _quality(record: Record) -> str:
@@ -128,15 +177,49 @@ def _quality(record: Record) -> str:
     return f"{change}, {'passed' if parity.passed else 'FAILED'}"
 
 
-def _devices(sections: Sequence[Section]) -> Table:
-    """Each device's decode speed at its deepest depth: beside each other, never compared as one run."""
+def _devices(every: Sequence[Sequence[Record]], told: Sequence[Pair | None], names: Names) -> Table:
+    """The devices beside each other, each with what gains most there and its own baseline: they are not compared as one run."""
     rows = []
-    for section in sections:
-        for record in section.records:
-            last = max(record.timings.decode, key=lambda timing: timing.depth, default=None)
-            speed = f"{last.tokens_per_s:,.0f} at {last.depth:,}" if last else NOT_MEASURED
-            rows.append((section.title, name(record), size(record.memory.peak), speed))
-    return Table(("device", NAME, "peak RSS MiB", "decode tokens/s"), tuple(rows))
+    for run, pair in zip(every, told, strict=True):
+        title = f"{place(run[0])} ({run[0].device}), {threads(run[0])}"
+        if pair is None:
+            rows.append((title, NOT_MEASURED, *[""] * 5))
+            continue
+        share, ratio = memory_share(pair.record, pair.today), speed(pair.record, pair.today)
+        memory = f"{size(pair.record.memory.peak, 0)} ({percent(share)})" if share else NOT_MEASURED
+        ours, theirs = (_tokens(record, pair.depth) for record in (pair.record, pair.today))
+        times = f"{ratio.value:.2f} × ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else NOT_MEASURED
+        rows.append(
+            (title, names.of(pair.record), memory, f"{ours} instead of {theirs}", times, _bandwidth(pair), _energy(pair))
+        )
+    header = (
+        "device",
+        "what gains most",
+        "peak MiB",
+        "tokens a second",
+        "times as fast",
+        "of the bandwidth",
+        "J a token",
+    )
+    return Table(header, tuple(rows))
+
+
+def _tokens(record: Record, depth: int | None) -> str:
+    found = next((timing for timing in record.timings.decode if timing.depth == depth), None)
+    return f"{found.tokens_per_s:,.0f} at {depth:,}" if found else NOT_MEASURED
+
+
+def _bandwidth(pair: Pair) -> str:
+    found = next((timing for timing in pair.record.timings.decode if timing.depth == pair.depth), None)
+    share, best = bandwidth_share(pair.record, found) if found else None, pair.record.bandwidth and pair.record.bandwidth.best
+    return f"{100 * share:.0f} % of {best / 1e9:.1f} GB/s" if share and best else NOT_MEASURED
+
+
+def _energy(pair: Pair) -> str:
+    """Of both, where the device tells."""
+    used = [record.energy.at(pair.depth) if record.energy and pair.depth else None for record in (pair.record, pair.today)]
+    ours, theirs = (NOT_MEASURED if joules is None else f"{joules:.3g}" for joules in used)
+    return NOT_MEASURED if ours == theirs == NOT_MEASURED else f"{ours} instead of {theirs}"
 
 
 def _method(records: Sequence[Record]) -> Table:

@@ -1,23 +1,39 @@
-"""The report for a pull request: the verdict, what is behind it, and no pictures."""
+"""The report for a pull request: the sentence, the numbers, what is behind them, and no pictures."""
 
 import re
 
+from edgeqkv.bench.printable import printable
 from edgeqkv.bench.tables import Table
-from edgeqkv.report.content import Content
+from edgeqkv.report.content import Content, Section
 from edgeqkv.tables import table
 
 
 def markdown(content: Content) -> str:
-    parts = ["# " + _text(content.verdict)]
+    parts = ["# " + _text(content.verdict), *(f"**Note:** {_text(note)}" for note in content.notes)]
     for section in content.sections:
-        parts += ["## " + _text(section.title), *(f"**Note:** {_text(note)}" for note in section.notes)]
-        parts += ["\n".join(f"- {_text(sentence)}" for sentence in section.verdicts)] if section.verdicts else []
-        tables = [section.savings] if section.emulated else [section.savings, section.memory, section.speed]
-        parts += [_table(one) for one in tables]
+        parts += _section(section, content.verdict)
+    if len(content.sections) > 1:
+        parts += ["## Devices side by side", _table(content.devices)]
     if content.failures.rows:
         parts += ["## What could not be measured", _table(content.failures)]
     parts += ["## How it was measured", _table(content.method)]
     return "\n\n".join(parts) + "\n"
+
+
+def _section(section: Section, verdict: str) -> list[str]:
+    parts = ["## " + _text(section.title), *(f"**Note:** {_text(note)}" for note in section.notes)]
+    if section.emulated:
+        return [*parts, _table(section.ids)]
+    if section.verdict and section.verdict != verdict:
+        parts.append(f"**{_text(section.verdict)}**")
+    if section.numbers:
+        said = (
+            f"- **{_text(n.value)}** {_text(n.title)}. {_text(n.sentence)} {_text(n.alike)}".rstrip() for n in section.numbers
+        )
+        parts.append("\n".join(said))
+    parts += [_text(section.compared)] if section.compared else []
+    parts += [_table(section.steps)] if len(section.steps.rows) > 2 else []
+    return parts + [_table(one) for one in (section.savings, section.memory, section.speed)]
 
 
 def _table(one: Table) -> str:
@@ -25,5 +41,5 @@ def _table(one: Table) -> str:
 
 
 def _text(value: str) -> str:
-    """As text, whatever a device called itself: no markup, no HTML, one line."""
-    return re.sub(r"([\\`*_\[\]<>|#!&~])", r"\\\1", " ".join(value.split()))
+    """As text, whatever a device called itself: no markup, no HTML, one line, nothing that a terminal would obey."""
+    return re.sub(r"([\\`*_\[\]<>|#!&~])", r"\\\1", " ".join(printable(value).split()))

@@ -1,35 +1,49 @@
-"""The report as one HTML file: no script, nothing from the network, and whatever came from a record is escaped."""
+"""The report as one HTML file, and a drawing as an SVG file: no script, nothing from the network, and all text is escaped."""
 
+import re
 from importlib.resources import files
+from typing import Any
 
+from edgeqkv.bench.printable import printable
 from edgeqkv.errors import require
-from edgeqkv.report.content import Content, Section
-from edgeqkv.report.plots import capacity_plot, decode_plot, memory_plot
-
-TEMPLATE, STYLE = "page.html.j2", "page.css"
+from edgeqkv.report.content import Content
+from edgeqkv.report.drawing import Drawing
 
 
 def page(content: Content) -> str:
+    style = _read("drawing.css") + _read("page.css")
+    return _rendered("page.html.j2", content=content, style=style, svg=_element)
+
+
+def svg(drawing: Drawing) -> str:
+    """A file that stands alone; its colours follow the reader's light or dark setting."""
+    return _rendered("drawing.svg.j2", drawing=drawing, prefix="p", style=_read("drawing.css"), alone=True)
+
+
+def _element(drawing: Drawing, prefix: str) -> Any:
+    """For a page, which has the styles. Ids begin with ``prefix``, which no other drawing there may have."""
+    markup = require("markupsafe", "report").Markup
+    return markup(_rendered("drawing.svg.j2", drawing=drawing, prefix=prefix, style="", alone=False))
+
+
+def _rendered(template: str, **values: Any) -> str:
     jinja2 = require("jinja2", "report")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=jinja2.FunctionLoader(_read),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_harmless,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    template = environment.from_string(_read(TEMPLATE))
-    plots = [_plots(section, f"s{i}", content.budget) for i, section in enumerate(content.sections)]
-    text: str = template.render(content=content, plots=plots, style=_read(STYLE))
+    text: str = environment.get_template(template).render(**values)
     return text
 
 
-def _plots(section: Section, prefix: str, budget: int | None) -> list[str]:
-    """SVG elements; a run that was not timed has none."""
-    if section.emulated:
-        return []
-    drawn = [
-        memory_plot(section.records, f"{prefix}m"),
-        decode_plot(section.records, f"{prefix}d"),
-        capacity_plot(section.records, budget, f"{prefix}c"),
-    ]
-    return [plot for plot in drawn if plot]
+def _harmless(value: object) -> object:
+    """Text without control characters, and without a line break between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=%|MiB|ms\b)", "\N{NO-BREAK SPACE}", printable(value)) if type(value) is str else value
 
 
 def _read(name: str) -> str:

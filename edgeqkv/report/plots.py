@@ -1,138 +1,248 @@
-"""Plots as inline SVG. Colours are left to the page: each is drawn as a placeholder and becomes a CSS variable."""
+"""What is drawn of one run: each plot in two widths, or a line that says what was not measured."""
 
-import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from edgeqkv.bench.record import Record
-from edgeqkv.bench.words import name
-from edgeqkv.errors import require
-from edgeqkv.report.svg import inline_svg
+from edgeqkv.bench.compared import is_baseline
+from edgeqkv.bench.record import Record, bandwidth_share
+from edgeqkv.bench.timing import Timing
+from edgeqkv.report.drawing import Axis, Drawing, Mark, Part, Row, Series, bars, lines
+from edgeqkv.report.names import Names
+from edgeqkv.report.pairs import Pair, memory_share, percent
+from edgeqkv.report.steps import Step
+from edgeqkv.tables import mib
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_SERIES = 8
-_PLACEHOLDERS = {"#010101": "var(--ink)", "#020202": "var(--grid)"} | {
-    f"#0303{i:02x}": f"var(--series-{i})" for i in range(_SERIES)
-}
-INK, GRID = list(_PLACEHOLDERS)[:2]
-SERIES = list(_PLACEHOLDERS)[2:]
-MARKERS = "osD^vP*X"
-BUDGET_IN_SIGHT = 2.0  # times the tallest line: a budget far above it is not drawn, or it would flatten the lines
+MIB = 2**20
+WIDE, NARROW = 920.0, 380.0
+LIMIT = "Dotted: what the memory bandwidth allows, when a token reads the weights and the filled rows once."
 
 
-def memory_plot(records: Sequence[Record], prefix: str) -> str:
-    """Peak memory of each variant, stacked by weights, cache and rest."""
-    shown = [record for record in records if record.memory.split is not None]
+@dataclass(frozen=True)
+class Plot:
+    """``caption`` says how to read it. ``missing`` says why there is nothing to draw; else there are two drawings, for a page
+    and for a phone. A ``half`` is drawn beside the next one where there is room, from the narrow drawing alone."""
 
-    def draw(axes: "Axes") -> None:
-        left = [0.0] * len(shown)
-        rows = list(range(len(shown)))
-        for i, part in enumerate(("weights", "cache", "rest")):
-            widths = [getattr(record.memory.split, part) / 2**20 for record in shown]
-            axes.barh(rows, widths, left=left, color=SERIES[i], label=part, height=0.6)
-            left = [a + b for a, b in zip(left, widths, strict=True)]
-        for row, total in zip(rows, left, strict=True):
-            axes.annotate(f"{total:,.1f}", (total, row), xytext=(3, 0), textcoords="offset points", va="center", color=INK)
-        axes.set_yticks(rows, [_label(record) for record in shown])
-        axes.invert_yaxis()
-        axes.set_xlim(0, max(left) * 1.14)
-        axes.set_xlabel("MiB at the peak")
-        axes.set_title("Peak memory", loc="left")
-        _legend(axes, columns=3)
-
-    return _svg(draw, prefix, 1.5 + 0.42 * len(shown)) if shown else ""
+    title: str
+    caption: str
+    missing: str = ""
+    wide: Drawing | None = None
+    narrow: Drawing | None = None
+    half: bool = False
 
 
-def decode_plot(records: Sequence[Record], prefix: str) -> str:
-    """Median time of a token against depth, with the middle half of the samples."""
-    shown = [record for record in records if record.timings.decode]
-
-    def draw(axes: "Axes") -> None:
-        for i, record in enumerate(shown):
-            depths = [timing.depth for timing in record.timings.decode]
-            ranked = [sorted(timing.seconds) for timing in record.timings.decode]
-            low = [1e3 * samples[len(samples) // 4] for samples in ranked]
-            high = [1e3 * samples[-1 - len(samples) // 4] for samples in ranked]
-            color = SERIES[i % _SERIES]
-            axes.fill_between(depths, low, high, color=color, alpha=0.12, linewidth=0)
-            middle = [1e3 * timing.p50_s for timing in record.timings.decode]
-            axes.plot(depths, middle, color=color, marker=MARKERS[i % len(MARKERS)], markersize=5, label=_label(record))
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("positions in the cache")
-        axes.set_ylabel("ms a token")
-        axes.set_title("Decoding: median, middle half", loc="left")
-        _legend(axes)
-
-    return _svg(draw, prefix, 3.2 + 0.2 * len(shown)) if shown else ""
+def plots(run: Sequence[Record], pair: Pair | None, steps: Sequence[Step], budget: int | None, names: Names) -> list[Plot]:
+    """``pair`` is what the report speaks of, ``steps`` what its gain is made of; ``budget`` of RAM in bytes."""
+    return [
+        *_waterfall(steps, names),
+        _memory(run, pair, names),
+        _speed(run, pair, names),
+        _capacity(run, budget, names),
+        _sustained(run, names),
+        _quality(run, names),
+    ]
 
 
-def capacity_plot(records: Sequence[Record], budget: int | None, prefix: str) -> str:
-    """Total memory against capacity: what was measured without the cache, and the cache by its formula; the RAM line."""
-    shown = [record for record in records if record.memory.split is not None]
-
-    def draw(axes: "Axes") -> None:
-        for i, record in enumerate(shown):
-            split, most = record.memory.split, record.subject.model.n_positions
-            assert split is not None
-            base, a_position = split.weights + split.rest, record.memory.cache_bytes_per_position
-            ends = [base / 2**20, (base + a_position * most) / 2**20]
-            color, marker = SERIES[i % _SERIES], MARKERS[i % len(MARKERS)]
-            axes.plot([0, most], ends, color=color, marker=marker, markersize=5, label=_label(record))
-        tallest = max(axes.get_ylim()[1] / 1.05, max((record.memory.peak or 0) for record in shown) / 2**20)
-        if budget is not None and budget / 2**20 <= BUDGET_IN_SIGHT * tallest:
-            line = budget / 2**20
-            axes.axhline(line, color=INK, linestyle="--", linewidth=1)
-            axes.annotate(f"RAM {line:,.0f} MiB", (0, line), xytext=(0, 3), textcoords="offset points", color=INK)
-            tallest = max(tallest, line)
-        axes.set_ylim(bottom=0, top=1.15 * tallest)
-        axes.set_xlabel("capacity, positions")
-        axes.set_ylabel("MiB")
-        axes.set_title("Memory against capacity", loc="left")
-        _legend(axes)
-
-    return _svg(draw, prefix, 3.2 + 0.2 * len(shown)) if shown else ""
+def _both(title: str, caption: str, draw: Callable[[float], Drawing]) -> Plot:
+    return Plot(title, caption, wide=draw(WIDE), narrow=draw(NARROW))
 
 
-def _label(record: Record) -> str:
-    text = name(record)
-    return text if len(text) <= 40 else text[:39] + "…"
+def _missing(title: str, why: str) -> Plot:
+    return Plot(title, "", missing=f"{title}: not measured; {why}.")
 
 
-def _legend(axes: "Axes", columns: int = 1) -> None:
-    """Below the drawing, in room of its own."""
-    axes.get_figure().legend(loc="outside lower left", frameon=False, ncols=columns)  # type: ignore[union-attr]
+# -- where the gain comes from ------------------------------------------------------------------------------------
 
 
-def _svg(draw: Callable[["Axes"], None], prefix: str, height: float) -> str:
-    """The drawing as an SVG element whose ids begin with ``prefix``; text stays text, in the page's font."""
-    matplotlib = require("matplotlib", "report")
-    figure_module = require("matplotlib.figure", "report")
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": prefix,
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "text.parse_math": False,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": GRID,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.titlesize": 11,
-        "axes.titleweight": "bold",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "grid.color": GRID,
-        "grid.linewidth": 0.6,
-        "xtick.color": INK,
-        "ytick.color": INK,
-    }
-    with matplotlib.rc_context(style):
-        figure = figure_module.Figure(figsize=(5.2, height), layout="constrained")
-        draw(figure.add_subplot())
-        text = io.StringIO()
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    return inline_svg(text.getvalue(), prefix, _PLACEHOLDERS)
+def _waterfall(steps: Sequence[Step], names: Names) -> list[Plot]:
+    """One drawing for memory and one for time, a row for each step; what a step saves is hatched."""
+    if len(steps) < 3:
+        return []
+    caption = "From top to bottom one thing changes with each row; hatched is what that saves, outlined what it costs."
+    memory = [step.record.memory.peak for step in steps]
+    depths = [{timing.depth for timing in step.record.timings.decode} for step in steps]
+    depth = max(set.intersection(*depths), default=None)
+    found = []
+    if all(memory):
+        values = [(value or 0) / MIB for value in memory]
+        found.append(_fall("Where the memory goes", caption, steps, values, "MiB at the peak", names))
+    if depth is not None:
+        times = [_at(step.record, depth).median * 1e3 for step in steps]
+        found.append(_fall("Where the time goes", caption, steps, times, f"ms a token at {depth:,} positions", names))
+    return found
+
+
+def _at(record: Record, depth: int) -> Timing:
+    return next(timing for timing in record.timings.decode if timing.depth == depth)
+
+
+def _fall(title: str, caption: str, steps: Sequence[Step], values: Sequence[float], unit: str, names: Names) -> Plot:
+    rows = []
+    for i, (step, value) in enumerate(zip(steps, values, strict=True)):
+        before = values[i - 1] if i else value
+        colour = f"s{names.index(step.record) % 7}"
+        name, change = names.of(step.record), percent(value / before) if before else ""
+        parts = [Part(0, min(value, before), f"bar {colour}", f"{name}: {value:,.1f} {unit}")]
+        if i and value < before:
+            parts.append(Part(value, before, f"saved {colour}", f"{step.change}: {change}", pattern="hatch"))
+        elif i and value > before:
+            parts.append(Part(before, value, f"cost {colour}", f"{step.change}: {change}"))
+        label = f"+ {step.change}" if i else f"{step.record.subject.variant} as it runs today"
+        rows.append(Row(label, f"{value:,.1f}" + (f" ({change})" if i else ""), tuple(parts)))
+    return Plot(title, caption, wide=None, narrow=bars(title, rows, unit, 440.0), half=True)
+
+
+# -- memory, speed, capacity --------------------------------------------------------------------------------------
+
+
+def _memory(run: Sequence[Record], pair: Pair | None, names: Names) -> Plot:
+    title = "Peak memory"
+    shown = [record for record in run if record.memory.split is not None]
+    if not shown:
+        return _missing(title, "the device did not say what its processes take")
+
+    def row(record: Record) -> Row:
+        split, name, colour = record.memory.split, names.of(record), f"s{names.index(record) % 7}"
+        assert split is not None
+        parts, end = [], 0.0
+        for key, pattern in (("weights", ""), ("cache", "hatch"), ("rest", "")):
+            start, end = end, end + getattr(split, key) / MIB
+            parts.append(Part(start, end, f"bar {key} {colour}", f"{name}: {key} {mib(getattr(split, key))} MiB", key, pattern))
+        share = memory_share(record, pair.today) if pair and record is not pair.today else None
+        return Row(name, f"{end:,.0f} MiB" + (f" ({percent(share)})" if share else ""), tuple(parts))
+
+    rows = [row(record) for record in shown]
+    against = f" Percentages are against {names.of(pair.today)}." if pair else ""
+    caption = f"Weights are the files, cache is the filled rows, rest is the runtime and its copies.{against}"
+    return _both(title, caption, lambda width: bars(title, rows, "MiB", width))
+
+
+def _speed(run: Sequence[Record], pair: Pair | None, names: Names) -> Plot:
+    title = "Speed over depth"
+    shown = [record for record in run if record.timings.decode]
+    if not shown:
+        return _missing(title, "nothing was timed")
+    series = [_decode_series(record, names) for record in shown]
+    chosen = (pair.today, pair.record) if pair else tuple(shown[:1])
+    limits = [line for record in chosen if (line := _limit(record, names))]
+    said = LIMIT if limits else "The memory bandwidth was not measured."
+    caption = f"Tokens a second by the median step; the band holds the middle half of all steps. {said}"
+    across, up = Axis("positions in the cache"), Axis("tokens a second")
+    return _both(title, caption, lambda width: lines(title, [*series, *limits], across, up, width))
+
+
+def _decode_series(record: Record, names: Names) -> Series:
+    points, band = [], []
+    for timing in record.timings.decode:
+        ranked, quarter = sorted(timing.seconds), len(timing.seconds) // 4
+        speed = 1 / timing.median
+        points.append((float(timing.depth), speed, f"{speed:,.1f} tokens/s, {timing.median * 1e3:.2f} ms at {timing.depth:,}"))
+        band.append((float(timing.depth), 1 / ranked[-1 - quarter], 1 / ranked[quarter]))
+    return Series(names.of(record), names.index(record), tuple(points), baseline=is_baseline(record), band=tuple(band))
+
+
+def _limit(record: Record, names: Names) -> Series | None:
+    """What the bandwidth allows; None where it is unknown."""
+    points = []
+    for timing in record.timings.decode:
+        share = bandwidth_share(record, timing)
+        if share is None:
+            return None
+        most = 1 / timing.median / share
+        hover = f"{most:,.0f} tokens/s at {timing.depth:,}, of which {100 * share:.0f} % were reached"
+        points.append((float(timing.depth), most, hover))
+    return Series(f"limit of {names.of(record)}", names.index(record), tuple(points), limit=True)
+
+
+def _capacity(run: Sequence[Record], budget: int | None, names: Names) -> Plot:
+    title = "Positions that fit in RAM"
+    shown = [record for record in run if record.memory.split is not None]
+    if not shown:
+        return _missing(title, "the device did not say what its processes take")
+    series = [_capacity_series(record, names) for record in shown]
+    widest = max(x for one in series for x, _, _ in one.points)
+    mark, beyond = None, ""
+    if budget is not None and budget / MIB <= 1.25 * widest:
+        mark = Mark(budget / MIB, f"{mib(budget, 0)} MiB")
+    elif budget is not None:
+        beyond = f" {mib(budget, 0)} MiB are far to the right: all positions of every variant fit."
+    # A line goes on to the right of its end: the model has no more positions.
+    most = max(widest, mark.x if mark else 0)
+    series = [_prolonged(one, most) for one in series]
+    caption = f"Below its line's foot a variant does not run; each line ends where all of the model's positions fit.{beyond}"
+    across, up = Axis("RAM for the process, MiB", low=_floor(series, mark)), Axis("positions that fit")
+    return _both(title, caption, lambda width: lines(title, series, across, up, width, mark))
+
+
+def _capacity_series(record: Record, names: Names) -> Series:
+    """From no position to all that the model has: what was measured without the cache, and the cache by its formula."""
+    split, most = record.memory.split, record.subject.model.n_positions
+    assert split is not None
+    foot = split.weights + split.rest
+    full = foot + most * record.memory.cache_bytes_per_position
+    ends = (
+        (foot / MIB, 0.0, f"runs from {mib(foot)} MiB on"),
+        (full / MIB, float(most), f"{most:,} positions take {mib(full)} MiB"),
+    )
+    return Series(names.of(record), names.index(record), ends, baseline=is_baseline(record))
+
+
+def _prolonged(one: Series, end: float) -> Series:
+    x, y, hover = one.points[-1]
+    return one if x >= end else Series(one.name, one.index, (*one.points, (end, y, hover)), one.baseline)
+
+
+def _floor(series: Sequence[Series], mark: Mark | None) -> float:
+    """The axis begins a little below the first foot, or what is to be seen would be on the right edge."""
+    least = min([x for one in series for x, _, _ in one.points] + ([mark.x] if mark else []))
+    return 0.8 * least if least > 1 else 0.0
+
+
+# -- sustained speed, quality -------------------------------------------------------------------------------------
+
+
+def _sustained(run: Sequence[Record], names: Names) -> Plot:
+    title = "Sustained speed"
+    shown = [record for record in run if record.sustained]
+    if not shown:
+        return _missing(title, "edgeqkv bench --sustain 10m does")
+    series = [
+        Series(
+            names.of(record),
+            names.index(record),
+            tuple(
+                (w.seconds, w.tokens_per_s, f"{w.tokens_per_s:,.1f} tokens/s after {w.seconds:,.0f} s")
+                for w in record.sustained
+            ),
+            baseline=is_baseline(record),
+        )
+        for record in shown
+    ]
+    caption = "Decoding without a rest: where a line falls, the device slows down as it gets hot."
+    return _both(title, caption, lambda width: lines(title, series, Axis("seconds"), Axis("tokens a second"), width))
+
+
+def _quality(run: Sequence[Record], names: Names) -> Plot:
+    """Only perplexities on one text are compared: that of the first record that has one."""
+    title = "Quality against memory"
+    verified = [record for record in run if record.subject.parity is not None and record.memory.peak is not None]
+    told = [(record, record.subject.parity, record.memory.peak) for record in verified]
+    found = [(r, parity, peak) for r, parity, peak in told if parity is not None and peak is not None and parity.perplexity > 0]
+    same = [(r, p, peak) for r, p, peak in found if (p.text, p.tokens) == (found[0][1].text, found[0][1].tokens)]
+    if not same:
+        return _missing(title, "edgeqkv verify records it, and random weights have none")
+    series = [
+        Series(
+            names.of(r),
+            names.index(r),
+            ((peak / MIB, p.perplexity, f"perplexity {p.perplexity:.2f} at {mib(peak)} MiB"),),
+            joined=False,
+        )
+        for r, p, peak in same
+    ]
+    text = same[0][1]
+    left_out = f" {len(found) - len(same)} verified on another text are left out." if len(found) > len(same) else ""
+    caption = (
+        f"Perplexity on {text.tokens:,} tokens of the text {text.text!r}; lower is better, further left takes less.{left_out}"
+    )
+    across, up = Axis("peak memory, MiB"), Axis("perplexity")
+    return _both(title, caption, lambda width: lines(title, series, across, up, width))

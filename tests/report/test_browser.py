@@ -1,6 +1,7 @@
 """The report in a real browser: headless Chromium, light and dark, wide and as narrow as a phone."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -41,7 +42,7 @@ def chromium(report, *arguments):
 def test_the_page_opens_without_errors_or_requests(report):
     log = report.parent / "net.json"
     dom, said = chromium(report, "--enable-logging=stderr", "--v=0", f"--log-net-log={log}", "--dump-dom")
-    assert "decodes 1.29 times faster" in dom
+    assert "decodes 1.3 times as fast" in dom
     assert "7.77 7.77 7.77" in dom
     assert "CONSOLE" not in said
     assert [url for url in requested(log) if not url.startswith(("file://", "data:"))] == []
@@ -83,8 +84,15 @@ def test_it_is_drawn(report, width, dark):
     pixels = (image.imread(shot)[..., :3] * 255).round().astype(int)
     paper = pixels[2, 2]
     assert (paper < 64).all() if dark else (paper > 240).all()
-    orange = (0xFF, 0xA9, 0x4D) if dark else (0xD1, 0x71, 0x0E)
-    assert (abs(pixels - orange).max(axis=-1) <= 3).sum() > 200, "the bars of the cache"
+    first = (0xF0, 0x80, 0x3C) if dark else (0xD5, 0x5E, 0x00)
+    assert (abs(pixels - first).max(axis=-1) <= 3).sum() > 200, "the cache of the first record"
+
+
+def test_it_prints_on_few_pages(report):
+    """Plots stay whole and beside each other, tables are no wider than the paper, and the table of every number is left out."""
+    paper = report.parent / "report.pdf"
+    chromium(report, f"--print-to-pdf={paper}", "--no-pdf-header-footer")
+    assert 1 <= len(re.findall(rb"/Type\s*/Page\b", paper.read_bytes())) <= 4
 
 
 def test_nothing_is_wider_than_a_phone(report):

@@ -15,40 +15,93 @@ from edgeqkv.report.content import content
 from edgeqkv.report.markdown import markdown
 from edgeqkv.report.page import page
 
+NBSP = "\N{NO-BREAK SPACE}"
 PARITY = ParityRecord(
     "onnx", "fused", "runtime", "1.31.1", "0" * 64, "sample", 100, 0.1, 1e-4, 0.99, 10, 10, 30.0, 30.3, {}, True
 )
 
 
 def pair(**changes):
-    return [made_record(), made_record("Q-MQA", milliseconds=5.0, cache_mib=1, **changes)]
+    return [made_record(kernel="stock"), made_record("Q-MQA", milliseconds=5.0, cache_mib=1, **changes)]
 
 
 def verdict(records):
     return content(records, []).verdict
 
 
-def test_the_verdict():
+def section(records, **options):
+    return content(records, [], **options).sections[0]
+
+
+def test_the_first_sentence_is_the_gain():
     assert verdict(pair()) == (
-        "At 1,000 positions on Acme One, Q-MQA needs 7.0 MiB less memory at its peak (7.0 MiB less cache) than QKV "
-        "(both fp32 cache, int8 weights, fused kernel, ONNX Runtime) and decodes 2.00 times faster (2.00 to 2.00)."
+        "At 1,000 positions, Q-MQA needs 18 % less memory than QKV as it runs today and decodes 2.0 times as fast."
     )
 
 
-def test_the_verdict_names_what_else_differs():
-    said = verdict(pair(cache="int8", kernel="stock"))
-    assert "Q-MQA (int8 cache, stock kernel) needs" in said
-    assert "than QKV (fp32 cache, fused kernel) (both int8 weights, ONNX Runtime)" in said
-
-
-def test_the_verdict_says_when_nothing_was_found_or_it_is_worse():
-    assert "no difference in decoding speed could be shown (1.00, 1.00 to 1.00 times)" in verdict(
-        [made_record(), made_record("Q-MQA", cache_mib=1)]
+def test_what_is_compared_is_named_below():
+    said = section(pair(cache="int8")).compared
+    assert said == (
+        "Q-MQA (int8 cache, fused kernel) against QKV (fp32 cache, stock kernel); both int8 weights, ONNX Runtime, 4 threads. "
+        "Measured on Acme One."
     )
-    worse = verdict([made_record(), made_record("Q-MQA", milliseconds=20.0, cache_mib=9)])
-    assert "needs 1.0 MiB more memory" in worse
-    assert "decodes 2.00 times slower (2.00 to 2.00)" in worse
-    assert "not measured often enough" in verdict([made_record(rounds_done=1), made_record("Q-MQA", rounds_done=1)])
+
+
+@pytest.mark.parametrize(
+    ("base", "ours", "said"),
+    [
+        ({}, {"milliseconds": 10.0}, "18 % less memory than QKV as it runs today; no difference in speed was shown."),
+        (
+            {},
+            {"milliseconds": 20.0, "cache_mib": 9},
+            "needs 2 % more memory than QKV as it runs today and decodes 50 % slower.",
+        ),
+        ({"rounds_done": 1}, {"rounds_done": 1}, "; its speed was not compared."),
+        ({"split": None}, {}, "Q-MQA has no measured memory against QKV as it runs today and decodes 2.0 times as fast."),
+        ({"kernel": "fused"}, {}, "18 % less memory than QKV and decodes"),
+        ({"decode": ()}, {}, "Q-MQA needs 18 % less memory than QKV as it runs today; its speed was not compared."),
+    ],
+)
+def test_the_first_sentence_when_things_are_otherwise(base, ours, said):
+    found = verdict(
+        [made_record(**{"kernel": "stock", **base}), made_record("Q-MQA", **{"milliseconds": 5.0, "cache_mib": 1, **ours})]
+    )
+    assert said in found
+    assert len(found.split()) < 25
+
+
+def test_the_three_numbers():
+    memory, speed, positions = section(pair(), budget=36 * MIB).numbers
+    assert (memory.value, memory.sentence) == ("\N{MINUS SIGN}18 %", "33 MiB instead of 40 MiB with QKV as it runs today.")
+    assert (speed.value, speed.sentence[:59]) == ("2.00×", "200 tokens a second instead of 100 with QKV as it runs toda")
+    # 32 MiB without the cache: 4 MiB are left, for rows of 8 KiB or of 1 KiB.
+    assert (positions.value, positions.sentence) == (
+        "2,048",
+        "In 36 MiB of RAM (all that the model has), instead of 512 with QKV as it runs today.",
+    )
+    assert "Like for like (same kernel and cache): not measured." in memory.alike
+
+
+def test_like_for_like_stands_beside_each_number():
+    alike = made_record(cell="alike", milliseconds=8.0, cache_mib=4)
+    memory, speed, positions = section([*pair(), alike], budget=36 * MIB).numbers
+    assert memory.alike == "Like for like (QKV, fp32 cache, fused kernel): \N{MINUS SIGN}8 %."
+    assert speed.alike == "Like for like (QKV, fp32 cache, fused kernel): 1.60× (1.60 to 1.60)."
+    assert positions.alike == "Like for like (QKV, fp32 cache, fused kernel): 1,024."
+
+
+def test_a_slowed_baseline_is_never_like_for_like():
+    slowed = made_record(cell="alike", milliseconds=80.0, cache_mib=4)
+    speed = section([*pair(), slowed]).numbers[1]
+    assert speed.alike == "Like for like (QKV, fp32 cache, stock kernel, which is faster for it): 2.00× (2.00 to 2.00)."
+
+
+def test_a_size_of_ram_is_chosen_in_which_the_baseline_fits_fewer():
+    positions = section(pair()).numbers[2]
+    assert positions.sentence.startswith("In 40 MiB of RAM"), "32 MiB hold neither, 48 MiB hold all of both"
+    assert positions.value == "2,048"
+    same = section([made_record(kernel="stock"), made_record("Q-MQA")]).numbers[2]
+    assert same.sentence == "In 64 MiB of RAM (all that the model has), instead of 2,048 with QKV as it runs today."
 
 
 def test_only_records_of_one_run_are_compared():
@@ -57,9 +110,9 @@ def test_only_records_of_one_run_are_compared():
 
 
 def test_a_throttled_run_says_so():
-    assert verdict([made_record(throttled=True), made_record("Q-MQA", cache_mib=1)]).endswith(
-        "The machine throttled during this run."
-    )
+    said = section([made_record(throttled=True), made_record("Q-MQA", cache_mib=1)])
+    assert said.compared.endswith("The machine throttled during this run.")
+    assert any("throttled" in note for note in said.notes)
 
 
 def test_nothing_but_failures():
@@ -108,7 +161,7 @@ def test_the_numbers_on_the_page_are_those_of_the_records():
     text = page(content(records, [], budget=40 * MIB))
     cells = Cells(text).cells
     for record in records:
-        row = cells.index(f"{record.subject.variant}, int8 / fp32, onnx fused", cells.index("MiB"))
+        row = cells.index(record.subject.variant, cells.index("memory, MiB"))
         split = record.memory.split
         assert cells[row + 1 : row + 5] == [
             f"{x / MIB:,.1f}" for x in (split.weights, split.cache, split.rest, (32 * MIB + split.cache))
@@ -116,11 +169,11 @@ def test_the_numbers_on_the_page_are_those_of_the_records():
         for timing in record.timings.decode:
             assert f"{timing.p50_s * 1e3:.2f} {timing.p90_s * 1e3:.2f} {timing.p99_s * 1e3:.2f}" in cells
             assert f"{timing.p50_s:.6g}" in cells, "in the table of every number"
-    assert "30.30 (+1.00 % by the export), passed" in cells
+    assert f"30.30 (+1.00{NBSP}% by the export), passed" in cells
     assert "1,024" in cells, "the capacity that fits in the budget"
     assert "2,048 (all it has)" in cells
-    for svg_number in ("40.0", "35.0"):  # the totals beside the bars
-        assert f">{svg_number}</text>" in text
+    for svg_number in ("40 MiB", "35 MiB (−12 %)"):  # the totals beside the bars, without a line break
+        assert f">{svg_number.replace(' MiB', NBSP + 'MiB').replace(' %', NBSP + '%')}</text>" in text
 
 
 def test_the_page_needs_nothing_but_itself():
@@ -184,8 +237,8 @@ def test_the_command_writes_both_kinds(cli, tmp_path):
     for kind in ("html", "md"):
         outcome = cli("report", tmp_path / "r.jsonl", "--out", tmp_path / f"r.{kind}", "--ram-budget", "64MiB")
         assert outcome.code == 0, outcome.err
-        assert "decodes 2.00 times faster" in outcome.out
-        assert "decodes 2.00 times faster" in (tmp_path / f"r.{kind}").read_text()
+        assert "decodes 2.0 times as fast" in outcome.out
+        assert "decodes 2.0 times as fast" in (tmp_path / f"r.{kind}").read_text()
 
 
 @pytest.mark.parametrize(
