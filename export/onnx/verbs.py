@@ -12,8 +12,9 @@ output    NAME.out for each of the cache's inputs, to be bound to the memory of 
 ========  =======  ==================================================================================================
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -27,6 +28,8 @@ from edgeqkv.export.onnx.graph import CONTRIB, GraphBuilder, Tensors, value
 from edgeqkv.parameters import parameter_shapes
 from edgeqkv.rotary import turns
 from edgeqkv.weights import BlockInt8, Formats, RowInt8, WeightFormat
+
+HEAD_BYTES = 8 * 2**20
 
 
 class OnnxVerbs(GraphBuilder):
@@ -120,8 +123,12 @@ class OnnxVerbs(GraphBuilder):
         form = self.form(name)
         if not isinstance(form, BlockInt8):
             return self.op("Gemm", x, self.parameter(name), *([bias] if bias else []), transB=1)
-        values, scales = self.int8_parameter(name, form)
-        rows, columns = self.shapes[name]
+        return self._int8_matmul(x, *self.int8_parameter(name, form), self.shapes[name], form, bias)
+
+    def _int8_matmul(
+        self, x: ir.Value, values: ir.Value, scales: ir.Value, shape: Sequence[int], form: BlockInt8, bias: ir.Value | None
+    ) -> ir.Value:
+        rows, columns = shape
         # accuracy_level 4 multiplies in int8; without it this op is fifty times slower.
         attributes = {"bits": 8, "block_size": form.block, "N": rows, "K": columns, "accuracy_level": 4}
         inputs = [x, values, scales] + ([None, None, bias] if bias else [])
@@ -209,8 +216,27 @@ class OnnxVerbs(GraphBuilder):
     def last_token(self, x: ir.Value) -> ir.Value:
         return self.slice(x, -1, 2**31 - 1, 0)
 
+    def _head(self, x: ir.Value, name: str) -> ir.Value:
+        """In pieces of up to ``HEAD_BYTES``: ONNX Runtime copies a matrix into an order of its own when it loads the graph, and
+        then unmaps it, so that one piece is in memory twice. A tied table as a whole would stay mapped, for the embedding.
+        """
+        form = self.form(name)
+        rows, columns = self.shapes[name]
+        pieces = -(-rows * columns // HEAD_BYTES)
+        if not isinstance(form, BlockInt8) or pieces == 1:
+            return self._matmul(x, name, None)
+        values, scales = self.int8_parameter(name, form)
+        bounds = [rows * piece // pieces for piece in range(pieces + 1)]
+        parts = [
+            self._int8_matmul(
+                x, self.rows(values, first, last), self.rows(scales, first, last), (last - first, columns), form, None
+            )
+            for first, last in pairwise(bounds)
+        ]
+        return self.op("Concat", *parts, axis=1)
+
     def logits(self, x: ir.Value, name: str) -> ir.Value:
-        out = self.reshape(self._matmul(x, f"{name}.weight", None), -1)
+        out = self.reshape(self._head(x, f"{name}.weight"), -1)
         padding = self.config.vocab_size - self.config.token_count
         if not padding:
             return out

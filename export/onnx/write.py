@@ -11,7 +11,7 @@ from edgeqkv.config import LatentAttention, ModelConfig
 from edgeqkv.decoder import decoder
 from edgeqkv.errors import require
 from edgeqkv.export.onnx.attention import Attention, attention_form
-from edgeqkv.export.onnx.graph import CONTRIB, DATA_FILE, OURS, Tensors, name_output, write_graphs
+from edgeqkv.export.onnx.graph import CONTRIB, DATA_FILE, OURS, TABLES_FILE, Tensors, name_output, write_graphs
 from edgeqkv.export.onnx.verbs import OnnxVerbs
 from edgeqkv.files import file_sha256
 from edgeqkv.manifest import Artifact, EntryPoint, Kernel, Port, WeightsEntry, cache_entry
@@ -107,7 +107,8 @@ def write_artifacts(
     }
     progress("writing the ONNX graphs and their weights")
     write_graphs({FILES[kernel]: graph for kernel, graph in graphs.items()}, folder / "onnx")
-    present = {name: file_sha256(path) for name in (*FILES.values(), DATA_FILE) if (path := folder / "onnx" / name).is_file()}
+    names = (*FILES.values(), DATA_FILE, TABLES_FILE)
+    present = {name: file_sha256(path) for name in names if (path := folder / "onnx" / name).is_file()}
 
     def artifact(kernel: Kernel, layout: CacheLayout) -> Artifact:
         held = {name: tuple(float(str(x)) for x in scale) for name, scale in scales.items()}
@@ -118,7 +119,7 @@ def write_artifacts(
             operators=operators(graphs[kernel]),
             weights=WeightsEntry(request.weights, format_names(formats[kernel], parameter_shapes(config))),
             cache=cache_entry(layout, held if layout.scales == "static" else {}),
-            files={f"onnx/{name}": present[name] for name in (FILES[kernel], DATA_FILE) if name in present},
+            files={f"onnx/{name}": present[name] for name in (FILES[kernel], DATA_FILE, TABLES_FILE) if name in present},
             runtime_version=onnxruntime("onnx").__version__,
             prefill_chunk=request.prefill_chunk,
             entry_points=(_entry_point(config, layout, aliases(graphs[kernel])),),

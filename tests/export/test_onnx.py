@@ -4,13 +4,15 @@ import numpy as np
 import onnx
 import pytest
 from conftest import tiny_config, tiny_weights
+from msgspec.structs import replace
 
 import edgeqkv
 from edgeqkv.cache import cache_layout
 from edgeqkv.eager import EagerModel
+from edgeqkv.export.onnx import graph, verbs
 from edgeqkv.export.onnx.attention import attention_form
 from edgeqkv.export.onnx.graph import write_graphs
-from edgeqkv.export.onnx.write import build_graph, weight_formats
+from edgeqkv.export.onnx.write import FILES, build_graph, weight_formats
 from edgeqkv.model_folder import Model, write_model
 from edgeqkv.native import native_library
 from edgeqkv.presets import preset
@@ -145,6 +147,38 @@ def test_embedding_and_head_are_one_int8_tensor(tmp_path):
     matmuls = [node for node in graph.node if node.op_type == "MatMulNBits"]
     assert len(matmuls) == 1 + 5 * config.n_layer
     assert all({a.name: a.i for a in node.attribute}["accuracy_level"] == 4 for node in matmuls)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_large_head_in_pieces_over_the_bytes_of_its_table(tied, kernel, tmp_path, monkeypatch):
+    config = tiny_config("Q-MQA")
+    config = replace(config, head=replace(config.head, tied=tied))
+    write_model(tmp_path / "model", Model(config, tiny_weights(config), None, Text(), ""), "# tiny\n")
+    edgeqkv.export(tmp_path / "model", tmp_path / "whole")
+    monkeypatch.setattr(verbs, "HEAD_BYTES", 8000)
+    monkeypatch.setattr(graph, "TABLE_BYTES", 4000)
+    edgeqkv.export(tmp_path / "model", tmp_path / "pieces")
+    whole, pieces = (edgeqkv.open(tmp_path / name, kernel=kernel).prefill([1, 2, 3]) for name in ("whole", "pieces"))
+    np.testing.assert_allclose(pieces, whole, rtol=0, atol=1e-6)  # sums in another order at the ends of pieces
+
+    nodes = onnx.load(tmp_path / f"pieces/onnx/{FILES[kernel]}", load_external_data=False).graph.node
+    assert len([node for node in nodes if node.op_type == "MatMulNBits"]) == 3 + 5 * config.n_layer  # 320 x 64 bytes
+    files = {name: [path.stat().st_size for path in (tmp_path / name / "onnx").glob("*.data")] for name in ("whole", "pieces")}
+    assert [len(files["whole"]), len(files["pieces"])] == [1, 2]
+    assert sum(files["pieces"]) <= sum(files["whole"]) + 4096, "nothing is stored twice"
+
+
+def test_only_tables_that_rows_are_gathered_from_have_a_file_of_their_own(tmp_path, monkeypatch):
+    """A matrix that is read as a whole must stay mapped: here the tied embedding, which is the head too."""
+    monkeypatch.setattr(graph, "TABLE_BYTES", 4000)
+    config = tiny_config("Q-MQA")
+    for scheme, formats in {"fp32": FP32, "int8": INT8}.items():
+        built = build_graph(config, tiny_weights(config), cache_layout(config, 32, "fp32"), formats, {}, "fused")
+        write_graphs({"model.onnx": built}, tmp_path / scheme)
+        stored = onnx.load(tmp_path / scheme / "model.onnx", load_external_data=False).graph.initializer
+        found = {t.name for t in stored if {e.key: e.value for e in t.external_data}.get("location") == graph.TABLES_FILE}
+        assert found == {"wpe.weight"}
 
 
 def test_padding_rows_are_minus_infinity(tiny_model, tmp_path):

@@ -9,6 +9,7 @@
 #include "engine.h"
 #include "error.h"
 #include "library.h"
+#include "mapped_file.h"
 #include "zeros.h"
 
 extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const edgeqkv::ort::ApiBase* base);
@@ -18,6 +19,9 @@ namespace {
 
 constexpr int kErrorsOnly = 3, kDeviceAllocator = 0, kDefaultMemory = 0;  // ORT_LOGGING_LEVEL_ERROR, OrtDeviceAllocator, ...
 constexpr int kOldestMajor = 1, kOldestMinor = 23;                        // the first that reads our graphs
+// Where an export puts tables of which a call reads a few rows (export/onnx/graph.py). A row brings up to 2 MiB of pages with it,
+// so that after a few hundred tokens the whole table would count as this process's memory.
+constexpr const char* kTables = "tables.data";
 
 struct Runtime {
   const ort::ApiBase* base;
@@ -84,6 +88,7 @@ class OnnxModel : public Model {
     must(RegisterCustomOps(options_, runtime_.base));
     must(api.CreateSession()(env_, file.c_str(), options_, &session_));
     must(api.CreateCpuMemoryInfo()(kDeviceAllocator, kDefaultMemory, &memory_));
+    tables_ = MappedFile(file.substr(0, file.rfind('/') + 1) + kTables);
   }
 
   std::string version() const override { return runtime_.version; }
@@ -94,6 +99,7 @@ class OnnxModel : public Model {
   int64_t vocab_size() const { return vocab_size_; }
   OrtSession* session() const { return session_; }
   OrtMemoryInfo* memory() const { return memory_; }
+  const MappedFile& tables() const { return tables_; }
 
  private:
   Runtime runtime_;
@@ -103,6 +109,7 @@ class OnnxModel : public Model {
   OrtSessionOptions* options_ = nullptr;
   OrtSession* session_ = nullptr;
   OrtMemoryInfo* memory_ = nullptr;
+  MappedFile tables_;
 };
 
 // What a run reads and writes, bound by name.
@@ -180,6 +187,7 @@ class OnnxContext : public Context {
       bind(prefill, ids, n);
       prefill.run(position, options_.get());
     }
+    model_.tables().give_back();
   }
 
   // ONNX Runtime looks before each node of the graph.

@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
+import edgeqkv
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.export.onnx import graph
 from edgeqkv.native import native_file
 from edgeqkv.runtimes.native.engine import Libraries, NativeBundle, NativeSession
 
@@ -305,6 +308,25 @@ def test_no_file_and_no_socket(golden_bundle, libraries, tmp_path):
     assert "O_CREAT" not in seen
     assert "mkdir" not in seen
     assert list(home.iterdir()) == []
+
+
+def test_pages_of_tables_are_given_back_after_each_call(tmp_path, write_tiny_model, monkeypatch, open_native):
+    monkeypatch.setattr(graph, "TABLE_BYTES", 4096)
+    edgeqkv.export(write_tiny_model(tmp_path / "model"), tmp_path / "bundle")
+    session = NativeSession(open_native(tmp_path / "bundle", "onnx"))
+
+    def resident():
+        maps = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)
+        held = [mapping for mapping in maps if mapping.partition("\n")[0].endswith(str(tmp_path / "bundle/onnx/tables.data"))]
+        return [int(re.search(r"^Rss: +(\d+) kB", mapping, re.MULTILINE)[1]) for mapping in held]
+
+    assert resident()
+    first = session.prefill([1, 2, 3])
+    assert set(resident()) == {0}
+    session.step(7)
+    assert set(resident()) == {0}
+    session.reset()
+    assert np.array_equal(session.prefill([1, 2, 3]), first), "they come back from the file"
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
