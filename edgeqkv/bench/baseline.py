@@ -7,6 +7,7 @@ that a target takes when nothing is said. A bundle with an int8 cache therefore 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from edgeqkv.bench.baseline_folder import random_baseline
 from edgeqkv.bench.record import Origin
@@ -14,7 +15,7 @@ from edgeqkv.bundle import check_files, is_bundle, read_bundle
 from edgeqkv.cache import cache_layout
 from edgeqkv.config import baseline
 from edgeqkv.errors import EdgeQKVError, MissingPackage
-from edgeqkv.manifest import Artifact, Manifest
+from edgeqkv.manifest import Artifact, Kernel, Manifest
 from edgeqkv.tables import mib
 from edgeqkv.targets import targets
 
@@ -23,11 +24,13 @@ LARGEST_SHARE = 0.5  # of the available memory, for a baseline's cache
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle to measure; ``baseline`` says where it came from when it is one that others are compared with."""
+    """A bundle to measure; ``baseline`` says where it came from when it is one that others are compared with. ``kernel`` is the
+    only one to measure; None: what is asked of all."""
 
     folder: Path
     manifest: Manifest
     baseline: Origin | None
+    kernel: Kernel | None = None
 
     @property
     def optional(self) -> bool:
@@ -76,17 +79,26 @@ def with_baselines(
 
 
 def given(folders: Sequence[Path]) -> list[Bundle]:
-    """The bundles that the user named, checked."""
+    """The bundles that the user named, checked. FOLDER:stock and FOLDER:fused name one kernel of a bundle."""
     out = []
-    for folder in folders:
+    for named in folders:
+        folder, kernel = _kernel_of(named)
         manifest = read_bundle(folder)
         check_files(folder, manifest)
         standard = manifest.model.config == baseline(manifest.model.config)
-        bundle = Bundle(folder, manifest, "given" if standard else None)
+        bundle = Bundle(folder, manifest, "given" if standard else None, kernel)
         if not bundle.measurable:
             raise why_not_measured(folder, manifest.artifacts)  # before a baseline is made for it
         out.append(bundle)
     return out
+
+
+def _kernel_of(named: Path) -> tuple[Path, Kernel | None]:
+    name, _, kernel = named.name.rpartition(":")
+    for known in get_args(Kernel):
+        if kernel == known and name and not named.exists():
+            return named.with_name(name), known
+    return named, None
 
 
 def _group(manifest: Manifest) -> object:

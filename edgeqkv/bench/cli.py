@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def bench(
-    bundles: Annotated[list[Path], typer.Argument(help="Bundles to compare; a baseline comes along by itself.")],
+    bundles: Annotated[
+        list[Path],
+        typer.Argument(help="Bundles to compare, FOLDER:stock or FOLDER:fused for one kernel; a baseline comes along."),
+    ],
     device: Annotated[
         list[str] | None, typer.Option(help="local, ssh://user@host[:port], adb://SERIAL or adb://host:port; once for each.")
     ] = None,

@@ -50,13 +50,22 @@ def cells_of(matrix: Matrix, bundles: Sequence[Bundle]) -> list[Cell]:
     """Every bundle must have something for each runtime and for each kernel that was asked for."""
     cells: list[Cell] = []
     for bundle in bundles:
-        pairs = list(product(matrix.runtimes, matrix.kernels))
+        pairs = list(product(matrix.runtimes, _kernels(matrix, bundle)))
         found = {pair: able for pair in pairs if (able := _able(bundle, *pair))}
         for runtime, kernel in pairs:
             if runtime not in {r for r, _ in found} or kernel not in {k for _, k in found}:
                 raise _nothing_to_measure(bundle, runtime, kernel)
         cells += [Cell(len(cells) + i, bundle, *pair, able) for i, (pair, able) in enumerate(found.items())]
     return cells
+
+
+def _kernels(matrix: Matrix, bundle: Bundle) -> tuple[str | None, ...]:
+    """A bundle that was named with a kernel has that one. A baseline that nobody asked for has the runtime's own attention, as
+    a team has it today, unless the user says which kernels."""
+    if bundle.kernel is not None:
+        return (bundle.kernel,)
+    stock = any(artifact.kernel == "stock" for artifact in bundle.measurable)
+    return ("stock",) if bundle.optional and stock and matrix.kernels == (None,) else matrix.kernels
 
 
 def _able(bundle: Bundle, runtime: str | None, kernel: str | None) -> tuple[Artifact, ...]:

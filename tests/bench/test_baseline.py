@@ -105,7 +105,7 @@ def test_one_that_lies_beside_is_left_out_on_a_device_without_the_memory(bundle,
     monkeypatch.setattr("edgeqkv.bench.fleet.too_large", lambda size, available: size == QKV_CACHE)
     outcome = cli("bench", bundle("Q-MQA"), *QUICK, "--json")
     assert [record["subject"]["variant"] for record in json.loads(outcome.out)] == ["Q-MQA"]
-    assert "local: the baseline QKV (onnx fused) is left out: its cache takes" in outcome.err
+    assert "local: the baseline QKV (onnx stock) is left out: its cache takes" in outcome.err
 
 
 def test_a_user_may_do_without(bundle, cli):
@@ -117,3 +117,23 @@ def test_a_broken_bundle_beside_is_passed_over(bundle):
     (bundle("QKV") / "onnx" / "model.onnx").write_bytes(b"")
     found, _ = origins([bundle("Q-MQA")])
     assert found == [("", "QKV", "random weights"), ("Q-MQA", "Q-MQA", None)]
+
+
+def test_one_that_came_by_itself_is_measured_as_a_team_has_it(bundle, cli):
+    """With the runtime's own attention; where the user says which kernels, with those."""
+    bundle("QKV")
+    ours = bundle("Q-MQA")
+
+    def kernels(*options):
+        records = json.loads(cli("bench", ours, *QUICK, *options, "--json").out)
+        return [(record["subject"]["variant"], record["subject"]["kernel"]) for record in records]
+
+    assert kernels() == [("QKV", "stock"), ("Q-MQA", "fused")]
+    assert kernels("--kernels", "fused") == [("QKV", "fused"), ("Q-MQA", "fused")]
+
+
+def test_a_bundle_may_be_named_with_a_kernel(bundle, cli):
+    base, ours = bundle("QKV"), bundle("Q-MQA")
+    outcome = cli("bench", f"{base}:stock", f"{base}:fused", ours, *QUICK, "--json")
+    found = [(record["subject"]["bundle"], record["subject"]["kernel"]) for record in json.loads(outcome.out)]
+    assert found == [("QKV", "stock"), ("QKV", "fused"), ("Q-MQA", "fused")]
