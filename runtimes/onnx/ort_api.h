@@ -39,6 +39,7 @@ constexpr int kRequired = 0, kOptional = 1;                           // OrtCust
   X(3, CreateEnv, OrtStatus*(int, const char*, OrtEnv**))                                                             \
   X(7, CreateSession, OrtStatus*(const OrtEnv*, const char*, const OrtSessionOptions*, OrtSession**))                 \
   X(10, CreateSessionOptions, OrtStatus*(OrtSessionOptions**))                                                        \
+  X(17, DisableMemPattern, OrtStatus*(OrtSessionOptions*))                                                            \
   X(24, SetIntraOpNumThreads, OrtStatus*(OrtSessionOptions*, int))                                                    \
   X(25, SetInterOpNumThreads, OrtStatus*(OrtSessionOptions*, int))                                                    \
   X(26, CreateCustomOpDomain, OrtStatus*(const char*, OrtCustomOpDomain**))                                           \

@@ -80,9 +80,10 @@ class OnnxModel : public Model {
     auto must = [&](OrtStatus* status) { check(runtime_, status, "cannot load " + file, kBadInput); };
     must(api.CreateEnv()(kErrorsOnly, "edgeqkv", &env_));
     must(api.CreateSessionOptions()(&options_));
+    // All as in engine.py, which says why.
     must(api.SetIntraOpNumThreads()(options_, threads));
     must(api.SetInterOpNumThreads()(options_, 1));
-    // As in engine.py: waiting threads must not spin on after a step.
+    must(api.DisableMemPattern()(options_));
     must(api.AddSessionConfigEntry()(options_, "session.force_spinning_stop", "1"));
     if (threads) must(api.AddSessionConfigEntry()(options_, "edgeqkv.threads", std::to_string(threads).c_str()));
     must(RegisterCustomOps(options_, runtime_.base));
