@@ -6,7 +6,6 @@ BIN := $(VENV)/bin
 MODELS := qkv q-kv q-mqa
 DEMO := build/demo
 BENCH := build/bench
-STORY := --prompt "Once upon a time there was a little princess" --tokens 120 --temperature 0.6 --top-k 40 --seed 7
 
 NATIVE := $(shell find runtimes -path runtimes/android -prune -o \( -name CMakeLists.txt -o -name '*.cc' -o -name '*.h' \) -print)
 ORT_HEADERS := build/onnxruntime-headers
@@ -17,7 +16,7 @@ OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 	bench-bundles clean
 
 help:
-	@echo "make demo             set up, then export, verify, run and compare the models in models/"
+	@echo "make demo             set up, then the models in models/, and what K-only gains at 300M parameters: under ten minutes"
 	@echo "make test             set up, then run every test"
 	@echo "make android-jvm      the Kotlin library for Android, and its tests on this machine's JVM (part of make test)"
 	@echo "make android-app-test the same, and the demo app's classes and tests (part of make test)"
@@ -54,25 +53,7 @@ $(VENV)/ready: pyproject.toml $(NATIVE)
 	@touch $@
 
 demo: setup
-	@for model in $(MODELS); do \
-		$(BIN)/edgeqkv export models/$$model --out $(DEMO)/$$model --weights int8 || exit; \
-	done
-	@for model in $(MODELS); do \
-		echo; echo "# $$model against PyTorch"; \
-		$(BIN)/edgeqkv verify $(DEMO)/$$model --against models/$$model || exit; \
-	done
-	@for model in $(MODELS); do \
-		echo; echo "# A story by $$model"; \
-		$(BIN)/edgeqkv generate $(DEMO)/$$model $(STORY) || exit; \
-	done
-	@echo; echo "# Side by side"
-	@rm -f $(DEMO)/results.jsonl
-	@$(BIN)/edgeqkv bench $(MODELS:%=$(DEMO)/%) --kernels stock,fused --results $(DEMO)/results.jsonl
-	@$(BIN)/edgeqkv report $(DEMO)/results.jsonl --out $(DEMO)/report.html
-	@if adb devices 2>/dev/null | grep -q '[[:space:]]device$$'; then \
-		echo; echo "# A phone is connected: this puts the demo app on it"; \
-		echo "make apk && adb install -r build/android/edgeqkv-demo.apk"; \
-	fi
+	@$(BIN)/edgeqkv demo $(MODELS:%=models/%) --out $(DEMO)
 
 test: setup kernels kernels-sanitize $(OLDEST)
 	EDGEQKV_OLDEST_ONNXRUNTIME=$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest --numprocesses auto --dist worksteal

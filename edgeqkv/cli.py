@@ -13,6 +13,7 @@ import typer
 
 import edgeqkv
 from edgeqkv.bench.cli import bench, devices
+from edgeqkv.demo.cli import demo
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.generate_cli import chat, generate
 from edgeqkv.progress import note
@@ -288,6 +289,7 @@ app.command()(chat)
 app.command()(bench)
 app.command()(devices)
 app.command()(report)
+app.command()(demo)
 
 
 def _executed(record: "ParityRecord") -> str:

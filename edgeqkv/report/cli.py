@@ -12,8 +12,11 @@ def report(
     results: Annotated[list[Path], typer.Argument(help="Files that edgeqkv bench --results wrote.")],
     out: Annotated[Path, typer.Option("--out", help="The page (.html), or Markdown for a pull request (.md).")],
     ram_budget: Annotated[str | None, typer.Option(help="Draw this line, and say which capacity fits: 512MiB, 2GiB.")] = None,
+    note: Annotated[
+        list[str] | None, typer.Option(help="A sentence to put below the first one, of what readers must know; once for each.")
+    ] = None,
 ) -> None:
-    """Turn measurements into one self-contained page, with the verdict in one sentence at its top."""
+    """Turn measurements into one self-contained page, with the gain in one sentence at its top."""
     from edgeqkv.atomic import atomic_write
     from edgeqkv.bench.options import parse_size
     from edgeqkv.bench.printable import printable
@@ -28,7 +31,7 @@ def report(
     records, failures = read_results(results)
     if not records and not failures:
         raise EdgeQKVError(f"{', '.join(map(str, results))}: there are no records; edgeqkv bench --results writes them")
-    found = content(records, failures, parse_size(ram_budget, "--ram-budget"))
+    found = content(records, failures, parse_size(ram_budget, "--ram-budget"), note or ())
     if out.suffix == ".md":
         text = markdown(found)
     else:
