@@ -12,8 +12,8 @@ ORT_HEADERS := build/onnxruntime-headers
 OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 
 .PHONY: help setup demo test android-jvm android-app-test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 \
-	runner-aarch64 android-native apk check-ort-api lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-attention \
-	bench-bundles clean
+	runner-aarch64 android-native apk check-ort-api wheels lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-attention \
+	bench-bundles bench-peers clean
 
 help:
 	@echo "make demo             set up, then the models in models/, and what K-only gains at 300M parameters: under ten minutes"
@@ -27,6 +27,7 @@ help:
 	@echo "make android-native   what goes to arm64 Android, without an NDK: the JNI library, ONNX Runtime, edgeqkv-run"
 	@echo "make apk              the demo app for Android as an APK, without Google's SDK"
 	@echo "make count-aarch64    aarch64 instructions of a decoded token: the kernel alone, and the 300M models"
+	@echo "make wheels           the wheels for Linux on x86-64 and aarch64, into build/wheels, compiled by zig (about 4 minutes)"
 	@echo "make lint             ruff and mypy"
 	@echo "make format           let ruff format the code"
 	@echo "make check-ort-api    our declarations of ONNX Runtime's C API against the official header (fetched with npm)"
@@ -37,6 +38,7 @@ help:
 	@echo "make bench-mla        Youtu-LLM's and MiniCPM3's latent attention: one cached row against K and V of every head"
 	@echo "make bench-sessions   saving, restoring and forking a session against prefilling it again"
 	@echo "make bench-attention  the forms of attention in the ONNX graph against each other"
+	@echo "make bench-peers      llama.cpp in turns with ours at 300M; compiles it once, about 10 minutes"
 	@echo "make clean            remove .venv and build"
 
 setup: $(VENV)/ready
@@ -47,9 +49,9 @@ $(VENV)/ready: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "edgeqkv needs the Debian package python3-venv: apt-get install python3-venv" >&2; exit 3; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@# Before edgeqkv: its ExecuTorch session is built against the executorch package.
+	@# Before edgeqkv: its ExecuTorch session, which it is built with here, needs the package executorch.
 	$(BIN)/pip install --quiet torch==2.13.0 executorch==1.5.1
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	EDGEQKV_EXECUTORCH=ON $(BIN)/pip install --quiet --editable ".[dev]"
 	@touch $@
 
 demo: setup
@@ -113,6 +115,9 @@ android-native:
 
 apk: setup android-native
 	@$(BIN)/python android_demo/apk/build.py build/android $(BIN)/edgeqkv
+
+wheels: setup
+	@$(BIN)/python packaging/wheels.py build/wheels
 
 # The header is ONNX Runtime's (MIT), from an npm package that carries it; ONNXRUNTIME_INCLUDE_DIR names another place.
 check-ort-api:
@@ -199,6 +204,21 @@ bench-sessions: bench-bundles
 
 bench-attention: setup
 	$(BIN)/python experiments/attention_forms.py
+
+# Compiled for this machine's processor, and kept. The versions are those of the extra "peers".
+PEERS := build/peers
+PEER_PACKAGES := $(shell sed -n '/^peers = /{s/^.*\[//;s/\]//;s/", "/" "/gp}' pyproject.toml)
+LLAMA := $(filter llama-cpp-python==%,$(subst ",,$(PEER_PACKAGES)))
+
+$(PEERS)/wheels/$(subst ==,-,$(LLAMA)).built: | setup
+	@command -v cmake >/dev/null && command -v g++ >/dev/null \
+		|| { echo "llama.cpp needs the Debian packages cmake and g++: apt-get install cmake g++" >&2; exit 3; }
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF CMAKE_BUILD_PARALLEL_LEVEL=2 $(BIN)/pip wheel --no-deps --wheel-dir $(PEERS)/wheels "$(LLAMA)"
+	@touch $@
+
+bench-peers: bench-bundles $(PEERS)/wheels/$(subst ==,-,$(LLAMA)).built
+	@$(BIN)/pip install --quiet --find-links $(PEERS)/wheels $(PEER_PACKAGES)
+	$(BIN)/python experiments/peers.py $(PEERS)
 
 clean:
 	rm -rf $(VENV) build

@@ -129,9 +129,8 @@ def session_library() -> Path:
         native_file(f"{LIBRARY}.so")
     except MissingPackage as error:
         raise MissingPackage(
-            "this edgeqkv was installed without its ExecuTorch session, which is built beside the package executorch: "
-            f'pip install "executorch=={VERSION}", then pip install --force-reinstall --no-deps --no-cache-dir '
-            "--no-build-isolation edgeqkv"
+            "this edgeqkv was installed without its ExecuTorch session; the published wheels for Linux have it, and in a clone "
+            f'pip install "executorch=={VERSION}", then EDGEQKV_EXECUTORCH=ON pip install --force-reinstall --no-deps . build it'
         ) from error
     try:
         return native_library(LIBRARY)

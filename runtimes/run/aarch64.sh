@@ -22,5 +22,5 @@ if [ ! -d "$wheels" ]; then
 fi
 cp "$wheels"/onnxruntime/capi/libonnxruntime.so.* "$build/root/libonnxruntime.so"
 cmake -S "$here/.." -B "$build" -DCMAKE_TOOLCHAIN_FILE="$(cd "$here" && pwd)/../kernels/cmake/aarch64-linux-gnu.cmake" \
-  -DEXECUTORCH_DIR="$(cd "$wheels" && pwd)/executorch" -DEDGEQKV_NATIVE_TESTS=ON >/dev/null
+  -DEDGEQKV_EXECUTORCH=ON -DEXECUTORCH_DIR="$(cd "$wheels" && pwd)/executorch" -DEDGEQKV_NATIVE_TESTS=ON >/dev/null
 cmake --build "$build" --parallel 2 >/dev/null
