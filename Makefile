@@ -12,7 +12,7 @@ ORT_HEADERS := build/onnxruntime-headers
 OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 
 .PHONY: help setup demo test android-jvm android-app-test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 \
-	runner-aarch64 android-native apk check-ort-api wheels lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-attention \
+	runner-aarch64 android-native apk check-ort-api wheels lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-memory bench-linear bench-attention \
 	bench-bundles bench-peers clean
 
 help:
@@ -37,6 +37,8 @@ help:
 	@echo "make bench-8k         decoding with 8192 positions"
 	@echo "make bench-mla        Youtu-LLM's and MiniCPM3's latent attention: one cached row against K and V of every head"
 	@echo "make bench-sessions   saving, restoring and forking a session against prefilling it again"
+	@echo "make bench-memory     what the memory of a process consists of, for each engine"
+	@echo "make bench-linear     ONNX Runtime's quantised linear alone, by tokens, block and bits"
 	@echo "make bench-attention  the forms of attention in the ONNX graph against each other"
 	@echo "make bench-peers      llama.cpp in turns with ours at 300M; compiles it once, about 10 minutes"
 	@echo "make clean            remove .venv and build"
@@ -201,6 +203,13 @@ bench-mla: setup
 
 bench-sessions: bench-bundles
 	$(BIN)/python experiments/session_files.py $(BUNDLES)
+
+bench-memory: bench-bundles
+	$(BIN)/python experiments/memory_parts.py $(foreach bundle,$(BUNDLES),$(bundle):onnx:stock $(bundle):onnx:fused \
+		$(bundle):executorch:fused)
+
+bench-linear: setup
+	$(BIN)/python experiments/linear_speed.py
 
 bench-attention: setup
 	$(BIN)/python experiments/attention_forms.py

@@ -2,11 +2,17 @@
 
     python experiments/memory_parts.py BUNDLE:RUNTIME:KERNEL...
 
-Each bundle is held by a process of its own on two threads, is given a prompt of 512 random ids (or all that fit) and then 16
-steps at the end of its cache. MiB by /proc/PID/smaps: "weights" is what the files take, "cache" what the formula says, "rest" the remainder of
-the sum. Of it, "libraries" are pages of programs and libraries, "files" pages of the bundle that are mapped still (clean: the
-system can drop them), and "work" is anonymous memory beyond weights and cache: activations, the graph, and what the runtime adds to
-weights when it packs them. It can be below 0 where weights are read from the mapped file. "peak" is the highest the process ever was.
+Each bundle is held by a process of its own on two threads, is given a prompt of 512 random ids (or all that fit), and then
+takes 16 steps at the end of its cache. MiB, by /proc/PID/smaps:
+
+weights    the size of the files
+cache      what the formula says
+rest       what is in memory after the last step, less both
+libraries  of the rest, pages of programs and libraries
+files      of the rest, pages of the bundle that are still mapped; the system can drop them
+work       of the rest, anonymous memory beyond weights and cache: activations, the graph, what the runtime adds to weights
+           when it packs them; below 0 where weights are read from the mapped file
+peak       the most that the process ever had in memory
 """
 
 import json
