@@ -13,7 +13,7 @@ OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 
 .PHONY: help setup demo test android-jvm android-app-test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 \
 	runner-aarch64 android-native apk check-ort-api wheels lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-memory bench-linear bench-attention \
-	bench-bundles bench-peers clean
+	bench-bundles bench-peers docs clean
 
 help:
 	@echo "make demo             set up, then the models in models/, and what K-only gains at 300M parameters: under ten minutes"
@@ -28,6 +28,7 @@ help:
 	@echo "make apk              the demo app for Android as an APK, without Google's SDK"
 	@echo "make count-aarch64    aarch64 instructions of a decoded token: the kernel alone, and the 300M models"
 	@echo "make wheels           the wheels for Linux on x86-64 and aarch64, into build/wheels, compiled by zig (about 4 minutes)"
+	@echo "make docs             the documentation as a site, in build/site; a broken link is an error"
 	@echo "make lint             ruff and mypy"
 	@echo "make format           let ruff format the code"
 	@echo "make check-ort-api    our declarations of ONNX Runtime's C API against the official header (fetched with npm)"
@@ -132,6 +133,11 @@ check-ort-api:
 	@cmake -S runtimes -B build/ort-api \
 		-DONNXRUNTIME_INCLUDE_DIR="$${ONNXRUNTIME_INCLUDE_DIR:-$(CURDIR)/$(ORT_HEADERS)/headers}" >/dev/null
 	cmake --build build/ort-api --target edgeqkv_onnx_api_check
+
+docs: setup
+	$(BIN)/python docs/generate build/docs
+	$(BIN)/zensical build --clean --strict --config-file mkdocs.yml
+	@echo "build/site/index.html; with search: $(BIN)/python -m http.server --directory build/site"
 
 lint: setup
 	$(BIN)/ruff check .

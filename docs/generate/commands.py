@@ -49,9 +49,14 @@ class Parameter:
         return self.default is inspect.Parameter.empty
 
     @property
+    def declared(self) -> str | None:
+        """The name that the code gives it; typer keeps it as what a default was before Annotated."""
+        words = [self.info.default, *(getattr(self.info, "param_decls", None) or ())]
+        return next((word for word in words if isinstance(word, str) and word.startswith("--")), None)
+
+    @property
     def flag(self) -> str:
-        declared = [word for word in getattr(self.info, "param_decls", None) or () if word.startswith("--")]
-        return declared[0] if declared else "--" + self.name.replace("_", "-")
+        return self.declared or "--" + self.name.replace("_", "-")
 
     @property
     def value(self) -> str:
@@ -70,16 +75,15 @@ class Parameter:
     def option(self) -> str:
         if self.kind is not bool:
             return f"{self.flag} {self.value}"
-        return self.flag if getattr(self.info, "param_decls", None) else f"{self.flag} / --no-{self.flag.removeprefix('--')}"
+        return self.flag if self.declared else f"{self.flag} / --no-{self.flag.removeprefix('--')}"
 
     @property
     def default_text(self) -> str:
         if self.required:
             return "required"
         if self.kind is bool:
-            return (
-                "" if "/" not in self.option else f"`{self.flag if self.default else '--no-' + self.flag.removeprefix('--')}`"
-            )
+            on, _, off = self.option.partition(" / ")
+            return f"`{on if self.default else off}`" if off else ""
         default = ", ".join(map(str, self.default)) if isinstance(self.default, list) else self.default
         text = "" if default is None else f"`{getattr(default, 'value', default)}`"
         return ", ".join(filter(None, [text, "may be repeated" if self.many else ""]))

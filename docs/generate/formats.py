@@ -52,7 +52,8 @@ def record_page() -> str:
     return _page(
         "Results: one record a line",
         "`edgeqkv bench --results FILE` appends one JSON object a line: a measurement, or a failure that says what could not "
-        f"be measured. This is schema {SCHEMA}. Times are in seconds, sizes in bytes. What could not be read is null, never 0.\n\n"
+        f"be measured. This is schema {SCHEMA}. Times are in seconds, sizes in bytes. What could not be read is null, never 0."
+        "\n\n"
         "[record.schema.json](record.schema.json) is the JSON Schema (draft 2020-12).",
         [Record, Failure],
         "A measurement. **The numbers are made up**; they show the form only",

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+NAME = re.compile(r"\b(edgeqkv_\w+(?:\(\))?|EDGEQKV_\w+|[A-Z]{2,}_[A-Z_]+)(?!\w)")
 SECTION = re.compile(r"^/\* -{2,} (.+?) -{2,} \*/$", re.MULTILINE)
 
 
@@ -31,6 +32,8 @@ def _items(body: str) -> list[str]:
             block = "{" in line
             stop = next(n for n in range(i, len(lines)) if (lines[n].startswith("}") if block else lines[n].endswith(";")))
             code = "\n".join(lines[i : stop + 1])
+            if name := _name(code):
+                out += [f"### {name}", ""]
             if comment:
                 out += [_prose(comment), ""]
             out += ["```c", re.sub(r"^EDGEQKV_EXPORT ", "", _aligned(code)), "```", ""]
@@ -38,6 +41,12 @@ def _items(body: str) -> list[str]:
         else:
             i += 1
     return out
+
+
+def _name(code: str) -> str | None:
+    """A function's, a struct's or a callback's; the constants of an enum have names of their own."""
+    found = re.search(r"^\} (\w+);", code, re.MULTILINE) or re.search(r"\(\*(\w+)\)\(|\b(\w+)\(", code)
+    return next(filter(None, found.groups())) if found and not code.startswith("enum") else None
 
 
 def _aligned(code: str) -> str:
@@ -56,8 +65,7 @@ def _prose(comment: str) -> str:
         if all(line.startswith("    ") for line in lines if line):
             out.append("```c\n" + "\n".join(line[4:] for line in lines) + "\n```")
         else:
-            text = re.sub(
-                r"\b(edgeqkv_\w+(?:\(\))?|EDGEQKV_\w+|[A-Z]{2,}_[A-Z_]+)(?!\w)", r"`\1`", " ".join(x.strip() for x in lines)
-            )
+            text = NAME.sub(r"`\1`", " ".join(line.strip() for line in lines))
+            text = re.sub(r"docs/([\w-]+)\.md", r"[\1](../\1.md)", text)
             out.append(re.sub(r"^(Errors|Threads|Ownership|Trust|Environment)\. ", r"**\1.** ", text.strip()))
     return "\n\n".join(out)
