@@ -10,7 +10,9 @@ from edgeqkv.errors import EdgeQKVError
 
 def report(
     results: Annotated[list[Path], typer.Argument(help="Files that edgeqkv bench --results wrote.")],
-    out: Annotated[Path, typer.Option("--out", help="The page (.html), or Markdown for a pull request (.md).")],
+    out: Annotated[
+        Path, typer.Option("--out", help="A page (.html), Markdown for a pull request (.md), or one picture (.svg).")
+    ],
     ram_budget: Annotated[str | None, typer.Option(help="Draw this line, and say which capacity fits: 512MiB, 2GiB.")] = None,
     note: Annotated[
         list[str] | None, typer.Option(help="A sentence to put below the first one, of what readers must know; once for each.")
@@ -24,8 +26,8 @@ def report(
     from edgeqkv.report.content import content
     from edgeqkv.report.markdown import markdown
 
-    if out.suffix not in (".html", ".md"):
-        raise EdgeQKVError(f"--out {out} ends in neither .html nor .md; name one of these")
+    if out.suffix not in (".html", ".md", ".svg"):
+        raise EdgeQKVError(f"--out {out} ends in neither .html nor .md nor .svg; name one of these")
     if not out.resolve().parent.is_dir():
         raise EdgeQKVError(f"cannot write {out}: the folder {out.parent} does not exist")
     records, failures = read_results(results)
@@ -35,8 +37,9 @@ def report(
     if out.suffix == ".md":
         text = markdown(found)
     else:
-        from edgeqkv.report.page import page
+        from edgeqkv.report.page import page, svg
+        from edgeqkv.report.picture import picture
 
-        text = page(found)
+        text = page(found) if out.suffix == ".html" else svg(picture(found))
     atomic_write(out, text.encode())
     print(f"{out}: {printable(found.verdict)}")

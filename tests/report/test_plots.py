@@ -1,13 +1,18 @@
 """What is drawn, and where: the shapes of drawings, without a browser."""
 
+from xml.etree import ElementTree
+
 import pytest
 from msgspec.structs import replace
 from records import MIB, made_record
 
 from edgeqkv.bench.record import Bandwidth, SustainedWindow
+from edgeqkv.errors import EdgeQKVError
 from edgeqkv.manifest import ParityRecord
 from edgeqkv.report.content import content
 from edgeqkv.report.drawing import Axis, Path, Point, Rect, Series, Text, lines, number
+from edgeqkv.report.page import svg
+from edgeqkv.report.picture import picture
 
 PARITY = ParityRecord(
     "onnx", "fused", "runtime", "1.31.1", "0" * 64, "sample", 100, 0.1, 1e-4, 0.99, 10, 10, 30.0, 30.3, {}, True
@@ -111,3 +116,20 @@ def test_everything_lies_within_the_drawing():
 )
 def test_numbers_of_an_axis(value, text):
     assert number(value) == text
+
+
+def test_the_picture_has_the_sentence_the_numbers_and_two_plots():
+    found = content(pair(), [], budget=36 * MIB, notes=("made up",))
+    drawing = picture(found)
+    texts = [shape.text for shape in drawing.shapes if isinstance(shape, Text)]
+    assert " ".join(text for text in texts[:2]) == found.verdict
+    assert {number.value for number in found.sections[0].numbers} < set(texts)
+    assert {"Peak memory", "Speed over depth", "made up"} < set(texts)
+    text = svg(drawing)
+    assert "prefers-color-scheme: dark" in text
+    assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_there_is_no_picture_of_nothing():
+    with pytest.raises(EdgeQKVError, match="no variant was measured beside a baseline"):
+        picture(content([made_record()], []))

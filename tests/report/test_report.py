@@ -234,7 +234,7 @@ def test_a_hostile_device_cannot_inject_into_markdown():
 
 def test_the_command_writes_both_kinds(cli, tmp_path):
     append(tmp_path / "r.jsonl", pair())
-    for kind in ("html", "md"):
+    for kind in ("html", "md", "svg"):
         outcome = cli("report", tmp_path / "r.jsonl", "--out", tmp_path / f"r.{kind}", "--ram-budget", "64MiB")
         assert outcome.code == 0, outcome.err
         assert "decodes 2.0 times as fast" in outcome.out
@@ -244,7 +244,7 @@ def test_the_command_writes_both_kinds(cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["r.jsonl", "--out", "r.pdf"], "ends in neither .html nor .md"),
+        (["r.jsonl", "--out", "r.pdf"], "ends in neither .html nor .md nor .svg"),
         (["r.jsonl", "--out", "nowhere/r.html"], "the folder nowhere does not exist"),
         (["missing.jsonl", "--out", "r.html"], "missing.jsonl does not exist"),
         (["empty.jsonl", "--out", "r.html"], "there are no records; edgeqkv bench --results writes them"),
