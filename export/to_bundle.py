@@ -19,6 +19,7 @@ from edgeqkv.parameters import parameter_count
 from edgeqkv.sources import load_model
 from edgeqkv.targets import Request, Target, targets
 from edgeqkv.text import TOKENIZER, FileEntry, TextEntry
+from edgeqkv.weights import INT4
 
 MLA_FORMS = ("absorbed", "expanded")
 
@@ -85,9 +86,12 @@ def chosen_targets(options: Options) -> dict[str, Target]:
     names = options.targets
     if isinstance(names, str) or not names:
         raise EdgeQKVError(f"targets is a list of at least one of {', '.join(targets())}, found {names!r}")
-    if options.calibration is not None and options.cache != "int8":
+    if options.calibration is not None and options.cache != "int8" and options.weights not in INT4:
         held = options.cache or "floating point"
-        raise EdgeQKVError(f"calibration text is for an int8 cache; this export has a cache in {held}")
+        raise EdgeQKVError(
+            f"calibration text is for int4 weights or an int8 cache; this export has {options.weights} weights and a cache in "
+            f"{held}"
+        )
     _refuse_unknown("kernel", options.kernel, ("fused", "stock"))
     _refuse_unknown("mla", options.mla, MLA_FORMS)
     for name in names:

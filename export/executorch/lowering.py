@@ -16,38 +16,50 @@ from edgeqkv.config import ModelConfig, Rotary
 from edgeqkv.decoder import decoder
 from edgeqkv.eager import turn_tables
 from edgeqkv.errors import CheckFailed
-from edgeqkv.export.executorch.verbs import COSINES, PADDING_BIAS, SINES, ExecutorchVerbs, Int8Rows, StockVerbs
+from edgeqkv.export.executorch.verbs import COSINES, PADDING_BIAS, SINES, ExecutorchVerbs, Int4Blocks, Int8Rows, StockVerbs
+from edgeqkv.export.rounding import nearest
 from edgeqkv.manifest import Kernel
 from edgeqkv.runtimes.operator import PRODUCT_WIDTH
-from edgeqkv.weights import Formats, Plain, RowInt8, WeightFormat
+from edgeqkv.weights import BlockInt4, Formats, Plain, Quantized, RowInt8, WeightFormat, block_int4, in_int4
 
 METHODS = ("prefill", "decode")
 # What XNNPACK must not leave to ExecuTorch's own operators, which would be slow.
-NOT_DELEGATED = ("linear", "addmm", "mm", "bmm", "dequantize_per_channel", "choose_qparams_per_token_asymmetric")
+NOT_DELEGATED = (
+    *("linear", "addmm", "mm", "bmm"),
+    *("dequantize_per_channel", "dequantize_per_channel_group", "choose_qparams_per_token_asymmetric"),
+)
 ROWS_AT_ONCE = 4096
+INT4_BLOCK = 32  # the smallest that XNNPACK takes; larger ones are no faster (docs/weights.md)
 
 
 def weight_formats(scheme: str) -> Formats:
     """How each weight is stored. With "int8": all matrices, in rows, but the positions, which are added, not multiplied, and
-    MLA's products where our operator does not take their rows."""
+    MLA's products where our operator does not take their rows. With int4 those products stay what they are there."""
 
     def choose(name: str, shape: tuple[int, ...]) -> WeightFormat:
-        matrix = len(shape) == 2 and name != "wpe.weight"
         products = len(shape) == 3 and shape[2] % PRODUCT_WIDTH == 0
-        return RowInt8() if scheme == "int8" and (matrix or products) else Plain("float32")
+        if scheme == "fp32" or name == "wpe.weight" or not (len(shape) == 2 or products):
+            return Plain("float32")
+        return block_int4(shape[-1], INT4_BLOCK, 32, "bfloat16") if in_int4(scheme, name) and not products else RowInt8()
 
     return choose
 
 
 def stored_weights(
-    config: ModelConfig, weights: Mapping[str, np.ndarray], formats: Formats, capacity: int
-) -> dict[str, Tensor | Int8Rows]:
-    """The weights as the program holds them, and its other constants. A floating-point product for each head is transposed,
+    config: ModelConfig,
+    weights: Mapping[str, np.ndarray],
+    formats: Formats,
+    capacity: int,
+    quantized: Quantized | None = None,
+) -> dict[str, Tensor | Int8Rows | Int4Blocks]:
+    """The weights as the program holds them, and its other constants. ``quantized`` gives what is int4, by default each matrix
+    rounded by itself. A floating-point product for each head is transposed,
     [n_head, in, out], as bmm takes it.
 
     Where there are padding ids the head gets a bias, 0 and for them -inf: any other way to -inf plans the logits twice.
     """
-    out: dict[str, Tensor | Int8Rows] = {}
+    out: dict[str, Tensor | Int8Rows | Int4Blocks] = {}
+    quantized = quantized or nearest(weights)
     if config.token_count < config.vocab_size:
         bias = torch.zeros(config.vocab_size)
         bias[config.token_count :] = float("-inf")
@@ -59,6 +71,9 @@ def stored_weights(
         stored = formats(name, array.shape)
         if isinstance(stored, RowInt8):
             out[name] = int8_rows(stored, array)
+        elif isinstance(stored, BlockInt4):
+            values, scales = (torch.from_numpy(part) for part in quantized(name, stored))
+            out[name] = Int4Blocks(values, scales, embeds=name == "wte.weight")
         else:
             tensor = torch.from_numpy(array.astype(np.float32))
             out[name] = tensor.transpose(1, 2).contiguous() if tensor.dim() == 3 else tensor
@@ -83,7 +98,7 @@ class Decoder(torch.nn.Module):
     def __init__(
         self,
         config: ModelConfig,
-        weights: Mapping[str, Tensor | Int8Rows],
+        weights: Mapping[str, Tensor | Int8Rows | Int4Blocks],
         layout: CacheLayout,
         verbs: type[ExecutorchVerbs],
     ) -> None:
@@ -91,7 +106,7 @@ class Decoder(torch.nn.Module):
         self.config, self.layout, self.verbs = config, layout, verbs
         self.weight_names = tuple(weights)
         for name, stored in weights.items():
-            if isinstance(stored, Int8Rows):
+            if isinstance(stored, Int8Rows | Int4Blocks):
                 self.add_module(identifier(name), stored)
             else:
                 self.register_buffer(identifier(name), stored)
@@ -107,14 +122,20 @@ class Decoder(torch.nn.Module):
 
 
 def lower(
-    config: ModelConfig, weights: Mapping[str, np.ndarray], layout: CacheLayout, formats: Formats, chunk: int, kernel: Kernel
+    config: ModelConfig,
+    weights: Mapping[str, np.ndarray],
+    layout: CacheLayout,
+    formats: Formats,
+    chunk: int,
+    kernel: Kernel,
+    quantized: Quantized | None = None,
 ) -> Any:
     """Both methods lowered to XNNPACK, as ExecuTorch's edge program manager: what is left of each graph is to be seen there.
 
     Raises :class:`CheckFailed` when XNNPACK has left a linear to ExecuTorch's own slow operators.
     """
     verbs = ExecutorchVerbs if kernel == "fused" else StockVerbs
-    module = Decoder(config, stored_weights(config, weights, formats, layout.capacity), layout, verbs).eval()
+    module = Decoder(config, stored_weights(config, weights, formats, layout.capacity, quantized), layout, verbs).eval()
     ids = torch.zeros(1, chunk, dtype=torch.int64)
     # Two tensors: torch.export takes one that is passed twice for one input, and then both are the first.
     position, count = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)

@@ -36,6 +36,26 @@ class Int8Rows(torch.nn.Module):
         self.register_buffer("zero", torch.zeros(scale.shape, dtype=torch.int64))  # XNNPACK's pattern has it
 
 
+class Int4Blocks(torch.nn.Module):
+    """A weight [rows, columns] in int4: ``values`` int8, ``scale`` float32 [rows, blocks] of numbers that bfloat16 holds, which is
+    what XNNPACK stores. ``packed`` uint8 [rows, columns / 2] is for an embedding, else None: the bytes as XNNPACK writes them, the
+    first of two values in the low half, so that a table that is both lies in the file once."""
+
+    values: Tensor
+    scale: Tensor
+    zero: Tensor
+    packed: Tensor | None
+
+    def __init__(self, values: Tensor, scale: Tensor, embeds: bool) -> None:
+        super().__init__()
+        self.block = values.shape[1] // scale.shape[1]
+        raised = (values + 8).to(torch.uint8)
+        self.register_buffer("values", values)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", torch.zeros(scale.shape, dtype=torch.int64))
+        self.register_buffer("packed", raised[:, 0::2] | raised[:, 1::2] << 4 if embeds else None)
+
+
 class ExecutorchVerbs(EagerVerbs):
     """``weights`` are as :func:`~edgeqkv.export.executorch.lowering.stored_weights` makes them; ``buffers`` are the cache's.
 
@@ -45,7 +65,7 @@ class ExecutorchVerbs(EagerVerbs):
     def __init__(
         self,
         config: ModelConfig,
-        weights: Mapping[str, Tensor | Int8Rows],
+        weights: Mapping[str, Tensor | Int8Rows | Int4Blocks],
         layout: CacheLayout,
         buffers: Mapping[str, Tensor],
         start: Tensor,
@@ -59,6 +79,10 @@ class ExecutorchVerbs(EagerVerbs):
         table: Any = self.weights[f"{name}.weight"]
         if isinstance(table, Int8Rows):
             return cast(Tensor, _int8.embedding_byte(table.values, table.scale, None, -128, 127, ids))
+        if isinstance(table, Int4Blocks):
+            # This operator takes the first of two values from the high half, and so gives each pair the wrong way round.
+            pairs = _int8.embedding_4bit(table.packed, table.scale, None, -8, 7, ids).view(1, self.tokens, -1, 2)
+            return torch.cat((pairs.narrow(3, 1, 1), pairs.narrow(3, 0, 1)), 3).flatten(2)
         return F.embedding(ids, table)
 
     def embed_positions(self, name: str, ids: Tensor) -> Tensor:
@@ -130,13 +154,17 @@ class ExecutorchVerbs(EagerVerbs):
 
     def _matmul(self, x: Tensor, name: str, bias: Tensor | None) -> Tensor:
         weight: Any = self.weights[name]
-        if not isinstance(weight, Int8Rows):
+        if not isinstance(weight, Int8Rows | Int4Blocks):
             return F.linear(x, weight, bias)
-        # Not computed as written: XNNPACK takes this pattern as one int8 linear with dynamic activations.
+        # Not computed as written: XNNPACK takes this pattern as one linear with dynamic int8 activations.
         scale, zero = _int8.choose_qparams_per_token_asymmetric(x, torch.int8)
         rounded = _int8.quantize_per_token(x, scale, zero, -128, 127, torch.int8)
         x = _int8.dequantize_per_token(rounded, scale, zero, -128, 127, torch.int8, torch.float32)
-        matrix = _int8.dequantize_per_channel(weight.values, weight.scale, weight.zero, 0, -127, 127, torch.int8)
+        if isinstance(weight, Int4Blocks):
+            blocks = (-8, 7, torch.int8, weight.block, torch.float32)
+            matrix = _int8.dequantize_per_channel_group(weight.values, weight.scale, weight.zero, *blocks)
+        else:
+            matrix = _int8.dequantize_per_channel(weight.values, weight.scale, weight.zero, 0, -127, 127, torch.int8)
         return F.linear(x, matrix, bias)
 
 

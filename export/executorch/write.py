@@ -8,22 +8,26 @@ from edgeqkv.cache import BY_POSITION, CacheLayout, cache_layout, identifier
 from edgeqkv.config import ModelConfig
 from edgeqkv.export.executorch.file import store_once
 from edgeqkv.export.executorch.lowering import METHODS, arena_room, lower, to_program, weight_formats
+from edgeqkv.export.rounding import rounding
 from edgeqkv.files import file_sha256
 from edgeqkv.manifest import Artifact, EntryPoint, Kernel, Port, WeightsEntry, cache_entry
 from edgeqkv.model_folder import Model
 from edgeqkv.parameters import parameter_shapes
-from edgeqkv.targets import Request
+from edgeqkv.targets import Progress, Request
 from edgeqkv.weights import format_names
 
 FILE = "executorch/model.pte"
 
 
-def write_artifact(source: Model, request: Request, folder: Path, runtime_version: str) -> Artifact:
+def write_artifact(source: Model, request: Request, folder: Path, runtime_version: str, progress: Progress) -> Artifact:
     """Write the program for ``request.kernel``, by default on our operator, below ``folder``."""
     config, chunk = source.config, request.prefill_chunk
     kernel: Kernel = request.kernel or "fused"
     layout, formats = program_layout(config, request), weight_formats(request.weights)
-    program = to_program(lower(config, source.weights, layout, formats, chunk, kernel), layout, arena_room(config))
+    made = rounding(source, formats, request.calibration, folder, progress)
+    progress("exporting the ExecuTorch program")
+    lowered = lower(config, source.weights, layout, formats, chunk, kernel, made.quantized)
+    program = to_program(lowered, layout, arena_room(config))
     path = folder / FILE
     path.parent.mkdir()
     with tempfile.NamedTemporaryFile(dir=path.parent) as file:
@@ -35,7 +39,7 @@ def write_artifact(source: Model, request: Request, folder: Path, runtime_versio
         kernel=kernel,
         attention="fused" if kernel == "fused" else "sdpa",
         operators=program.operators,
-        weights=WeightsEntry(request.weights, format_names(formats, parameter_shapes(config))),
+        weights=WeightsEntry(request.weights, format_names(formats, parameter_shapes(config), made.int4_method)),
         cache=cache_entry(layout, {}),
         files={FILE: file_sha256(path)},
         runtime_version=runtime_version,

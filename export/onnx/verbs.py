@@ -13,7 +13,6 @@ output    NAME.out for each of the cache's inputs, to be bound to the memory of 
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import cast
 
@@ -27,7 +26,7 @@ from edgeqkv.export.onnx.attention import ATTEND, Attention, Fused
 from edgeqkv.export.onnx.graph import CONTRIB, GraphBuilder, Tensors, value
 from edgeqkv.parameters import parameter_shapes
 from edgeqkv.rotary import turns
-from edgeqkv.weights import BlockInt8, Formats, RowInt8, WeightFormat
+from edgeqkv.weights import BlockInt4, BlockInt8, Formats, Quantized, RowInt8, WeightFormat
 
 HEAD_BYTES = 8 * 2**20
 
@@ -44,6 +43,7 @@ class OnnxVerbs(GraphBuilder):
         scales: Mapping[str, np.ndarray],
         attention: Attention,
         tensors: Tensors,
+        quantized: Quantized,
     ) -> None:
         super().__init__(tensors)
         self.shapes = parameter_shapes(config)
@@ -55,23 +55,25 @@ class OnnxVerbs(GraphBuilder):
         self.tokens = self.op("Shape", self.ids)
         self.total = self.op("Add", self.position, self.tokens)
         self.attention = ATTEND[attention](self)
-        # A matrix's scales are written right after its values: one result is kept, so that none is computed twice.
-        self.quantized = lru_cache(maxsize=1)(self._quantize)
+        self.quantized = quantized
 
     # -- weights --------------------------------------------------------------------------------------------------
 
     def parameter(self, name: str) -> ir.Value:
         return self.lazy(name, "float32", self.shapes[name], lambda: self.weights[name].astype(np.float32))
 
-    def int8_parameter(self, name: str, form: BlockInt8) -> tuple[ir.Value, ir.Value]:
-        """Values uint8 [rows, blocks, block] and scales [rows, blocks] of a quantised matrix."""
+    def blocks(self, name: str, form: BlockInt8 | BlockInt4) -> tuple[ir.Value, ir.Value]:
+        """Values uint8 [rows, blocks, bytes of a block] and scales [rows, blocks] of a quantised matrix."""
         rows, columns = self.shapes[name]
-        blocks = columns // form.block
-        values = self.lazy(f"{name}.int8", "uint8", (rows, blocks, form.block), lambda: self.quantized(name, form)[0])
-        return values, self.lazy(f"{name}.scales", "float32", (rows, blocks), lambda: self.quantized(name, form)[1])
+        count = columns // form.block
 
-    def _quantize(self, name: str, form: BlockInt8 | RowInt8) -> tuple[np.ndarray, np.ndarray]:
-        return form.quantize(self.weights[name])
+        def values() -> np.ndarray:
+            made = self.quantized(name, form)[0]
+            return made if isinstance(form, BlockInt8) else two_in_a_byte(made).reshape(rows, count, -1)
+
+        shape = (rows, count, form.block * bits_of(form) // 8)
+        scales = self.lazy(f"{name}.scales", "float32", (rows, count), lambda: self.quantized(name, form)[1])
+        return self.lazy(f"{name}.int{bits_of(form)}", "uint8", shape, values), scales
 
     def form(self, name: str) -> WeightFormat:
         return self.formats(name, self.shapes[name])
@@ -81,17 +83,17 @@ class OnnxVerbs(GraphBuilder):
     def embed(self, name: str, ids: ir.Value) -> ir.Value:
         name = f"{name}.weight"
         form = self.form(name)
-        if not isinstance(form, BlockInt8):
+        if not isinstance(form, BlockInt8 | BlockInt4):
             return self.op("Gather", self.parameter(name), ids)
-        # A tied head's int8 matrix is the embedding too; this op wants its scales with one more axis.
-        values, scales = self.int8_parameter(name, form)
+        # A tied head's quantised matrix is the embedding too; this op wants its scales with one more axis.
+        values, scales = self.blocks(name, form)
         rows = self.op(
             "GatherBlockQuantized",
             values,
             ids,
             self.reshape(scales, 0, 0, 1),
             domain=CONTRIB,
-            bits=8,
+            bits=bits_of(form),
             block_size=form.block,
             gather_axis=0,
             quantize_axis=2,
@@ -121,16 +123,22 @@ class OnnxVerbs(GraphBuilder):
     def _matmul(self, x: ir.Value, name: str, bias: ir.Value | None) -> ir.Value:
         """x [T, in] times the transpose of weight [out, in]."""
         form = self.form(name)
-        if not isinstance(form, BlockInt8):
+        if not isinstance(form, BlockInt8 | BlockInt4):
             return self.op("Gemm", x, self.parameter(name), *([bias] if bias else []), transB=1)
-        return self._int8_matmul(x, *self.int8_parameter(name, form), self.shapes[name], form, bias)
+        return self._matmul_blocks(x, *self.blocks(name, form), self.shapes[name], form, bias)
 
-    def _int8_matmul(
-        self, x: ir.Value, values: ir.Value, scales: ir.Value, shape: Sequence[int], form: BlockInt8, bias: ir.Value | None
+    def _matmul_blocks(
+        self,
+        x: ir.Value,
+        values: ir.Value,
+        scales: ir.Value,
+        shape: Sequence[int],
+        form: BlockInt8 | BlockInt4,
+        bias: ir.Value | None,
     ) -> ir.Value:
         rows, columns = shape
         # accuracy_level 4 multiplies in int8; without it this op is fifty times slower.
-        attributes = {"bits": 8, "block_size": form.block, "N": rows, "K": columns, "accuracy_level": 4}
+        attributes = {"bits": bits_of(form), "block_size": form.block, "N": rows, "K": columns, "accuracy_level": 4}
         inputs = [x, values, scales] + ([None, None, bias] if bias else [])
         return self.op("MatMulNBits", *inputs, domain=CONTRIB, **attributes)
 
@@ -222,13 +230,15 @@ class OnnxVerbs(GraphBuilder):
         """
         form = self.form(name)
         rows, columns = self.shapes[name]
-        pieces = -(-rows * columns // HEAD_BYTES)
-        if not isinstance(form, BlockInt8) or pieces == 1:
+        if not isinstance(form, BlockInt8 | BlockInt4):
             return self._matmul(x, name, None)
-        values, scales = self.int8_parameter(name, form)
+        pieces = -(-rows * columns * bits_of(form) // 8 // HEAD_BYTES)
+        if pieces == 1:
+            return self._matmul(x, name, None)
+        values, scales = self.blocks(name, form)
         bounds = [rows * piece // pieces for piece in range(pieces + 1)]
         parts = [
-            self._int8_matmul(
+            self._matmul_blocks(
                 x, self.rows(values, first, last), self.rows(scales, first, last), (last - first, columns), form, None
             )
             for first, last in pairwise(bounds)
@@ -243,3 +253,14 @@ class OnnxVerbs(GraphBuilder):
         kept = self.slice(out, 0, self.config.token_count, 0)
         minus_infinity = self.constant("minus_infinity", np.array(-np.inf, np.float32))
         return self.op("Pad", kept, self.ints("padding", [0, padding]), minus_infinity)
+
+
+def bits_of(form: BlockInt8 | BlockInt4) -> int:
+    return 8 if isinstance(form, BlockInt8) else 4
+
+
+def two_in_a_byte(values: np.ndarray) -> np.ndarray:
+    """int4 values [rows, columns] as uint8 [rows, columns / 2] around the zero point 8, the first of two in the low half."""
+    raised = (values + 8).astype(np.uint8)
+    packed: np.ndarray = raised[:, 0::2] | raised[:, 1::2] << 4
+    return packed

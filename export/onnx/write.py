@@ -13,6 +13,7 @@ from edgeqkv.errors import require
 from edgeqkv.export.onnx.attention import Attention, attention_form
 from edgeqkv.export.onnx.graph import CONTRIB, DATA_FILE, OURS, TABLES_FILE, Tensors, name_output, write_graphs
 from edgeqkv.export.onnx.verbs import OnnxVerbs
+from edgeqkv.export.rounding import nearest, rounding
 from edgeqkv.files import file_sha256
 from edgeqkv.manifest import Artifact, EntryPoint, Kernel, Port, WeightsEntry, cache_entry
 from edgeqkv.model_folder import Model
@@ -20,8 +21,9 @@ from edgeqkv.parameters import parameter_shapes
 from edgeqkv.runtimes.onnx.library import onnxruntime
 from edgeqkv.runtimes.operator import operator_takes_products
 from edgeqkv.targets import Progress, Request
-from edgeqkv.weights import Formats, Plain, RowInt8, WeightFormat, block_int8, format_names
+from edgeqkv.weights import Formats, Plain, Quantized, RowInt8, WeightFormat, block_int4, block_int8, format_names, in_int4
 
+INT4_BLOCK = 128  # measured (docs/weights.md): with smaller ones MatMulNBits spends its time on scales
 FILES: dict[Kernel, str] = {"fused": "model.fused.onnx", "stock": "model.onnx"}
 # TensorScatter, the in-place cache write of standard ONNX that the folded form needs, came with opset 24. Everything else is in
 # 21, which ONNX Runtime takes from 1.23 on.
@@ -29,15 +31,15 @@ OPSETS: dict[Attention, int] = {"folded": 24, "gqa": 21, "fused": 21}
 
 
 def weight_formats(scheme: str, products: bool) -> Formats:
-    """int8 is for what is multiplied by a matrix: not for positions, which are added, nor for vectors. ``products``: for MLA's
-    product of each head too, which the runtime's own operators do not have in int8."""
+    """int8 and int4 are for what is multiplied by a matrix: not for positions, which are added, nor for vectors. ``products``: for
+    MLA's product of each head too, which the runtime's own operators do not have in int8; our operator has it in int8 alone."""
 
     def choose(name: str, shape: tuple[int, ...]) -> WeightFormat:
-        if scheme != "int8" or len(shape) < 2 or name == "wpe.weight":
+        if scheme == "fp32" or len(shape) < 2 or name == "wpe.weight":
             return Plain("float32")
         if len(shape) == 3:
             return RowInt8() if products else Plain("float32")
-        return block_int8(shape[-1])
+        return block_int4(shape[-1], INT4_BLOCK, 16) if in_int4(scheme, name) else block_int8(shape[-1])
 
     return choose
 
@@ -56,9 +58,12 @@ def build_graph(
     scales: Mapping[str, np.ndarray],
     attention: Attention,
     tensors: Tensors | None = None,
+    quantized: Quantized | None = None,
 ) -> ir.Model:
-    """The whole model as an ONNX graph, whose weights graphs with the same ``tensors`` share."""
-    verbs = OnnxVerbs(config, weights, layout, formats, scales, attention, {} if tensors is None else tensors)
+    """The whole model as an ONNX graph, whose weights graphs with the same ``tensors`` share. ``quantized`` gives the matrices
+    that are not floating point, by default each rounded by itself."""
+    shared, made = {} if tensors is None else tensors, quantized or nearest(weights)
+    verbs = OnnxVerbs(config, weights, layout, formats, scales, attention, shared, made)
     logits = decoder(verbs, config, verbs.ids)
     name_output(logits, "logits", "float32", [config.vocab_size])
     buffers = {buffer.name: buffer for buffer in layout.buffers}
@@ -98,17 +103,21 @@ def write_artifacts(
 
         progress("calibrating the int8 cache")
         scales = cache_scales(source, static, request.calibration)
-    progress("building the ONNX graphs")
     forms = {kernel: "fused" if kernel == "fused" else attention_form(config.row, request.cache) for kernel in layouts}
     formats = {kernel: weight_formats(request.weights, products_in_int8(config, kernel)) for kernel in layouts}
+    # The graphs share their weight file, and so the matrices: what is int4 is the same in both.
+    made = rounding(source, next(iter(formats.values())), request.calibration, folder, progress)
+    progress("building the ONNX graphs")
     graphs = {
-        kernel: build_graph(config, source.weights, layout, formats[kernel], scales, forms[kernel], shared)
+        kernel: build_graph(config, source.weights, layout, formats[kernel], scales, forms[kernel], shared, made.quantized)
         for kernel, layout in layouts.items()
     }
     progress("writing the ONNX graphs and their weights")
     write_graphs({FILES[kernel]: graph for kernel, graph in graphs.items()}, folder / "onnx")
     names = (*FILES.values(), DATA_FILE, TABLES_FILE)
     present = {name: file_sha256(path) for name in names if (path := folder / "onnx" / name).is_file()}
+
+    shapes = parameter_shapes(config)
 
     def artifact(kernel: Kernel, layout: CacheLayout) -> Artifact:
         held = {name: tuple(float(str(x)) for x in scale) for name, scale in scales.items()}
@@ -117,7 +126,7 @@ def write_artifacts(
             kernel=kernel,
             attention=forms[kernel],
             operators=operators(graphs[kernel]),
-            weights=WeightsEntry(request.weights, format_names(formats[kernel], parameter_shapes(config))),
+            weights=WeightsEntry(request.weights, format_names(formats[kernel], shapes, made.int4_method)),
             cache=cache_entry(layout, held if layout.scales == "static" else {}),
             files={f"onnx/{name}": present[name] for name in (FILES[kernel], DATA_FILE, TABLES_FILE) if name in present},
             runtime_version=onnxruntime("onnx").__version__,

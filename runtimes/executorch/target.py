@@ -11,8 +11,10 @@ from edgeqkv.engine import Engine
 from edgeqkv.errors import EdgeQKVError, MissingPackage, require
 from edgeqkv.manifest import Artifact, Executor, Manifest
 from edgeqkv.native import native_file, native_library
+from edgeqkv.parameters import parameter_shapes
 from edgeqkv.runtimes.operator import WIDEST_ROW, operator_takes
 from edgeqkv.targets import Demand, Progress, Request, Target
+from edgeqkv.weights import INT4, with_int8_cache
 
 if TYPE_CHECKING:
     from edgeqkv.model_folder import Model
@@ -31,10 +33,10 @@ class Executorch(Target):
     title = "ExecuTorch"
     extra = "executorch-runtime"
     packages = ("executorch",)
-    weights = ("int8", "fp32")
+    weights = ("int8", "int4", "int4-all", "fp32")
     caches = ("fp32", "fp16", "int8")
     kernels = ("fused", "stock")
-    options = frozenset({"kernel"})
+    options = frozenset({"kernel", "calibration"})
     prefill_chunk = 64  # as for ONNX; the program is made for it, and a shorter prompt is padded to it
     pure = False
 
@@ -47,7 +49,11 @@ class Executorch(Target):
         return exir
 
     def check(self, config: ModelConfig, request: Request) -> None:
+        from edgeqkv.export.executorch.lowering import weight_formats
+
         check_capacity(config, request.capacity)
+        for name, shape in parameter_shapes(config).items():
+            weight_formats(request.weights)(name, shape)
         if request.kernel == "stock":
             _check_stock(config.row, request)
         elif not operator_takes(config.row):
@@ -66,11 +72,10 @@ class Executorch(Target):
         """One program, on our operator or on ExecuTorch's own."""
         from edgeqkv.export.quiet import quiet
 
-        progress("exporting the ExecuTorch program")
         with quiet():
             from edgeqkv.export.executorch.write import write_artifact
 
-            return (write_artifact(source, request, folder, VERSION),)
+            return (write_artifact(source, request, folder, VERSION, progress),)
 
     def check_artifact(self, artifact: Artifact, layout: CacheLayout, demand: Demand) -> None:
         name, fused, operators = f"the {artifact.name} artifact", artifact.kernel == "fused", set(artifact.operators)
@@ -112,8 +117,10 @@ class Executorch(Target):
 
     def tolerances(self, artifact: Artifact) -> dict[str, float]:
         """In percent of perplexity: int8 linears, which round the activations as well, 1, with an int8 cache 1.5; an int8 cache
-        beside fp32 weights 0.5. An fp16 cache is bounded by KL."""
+        beside fp32 weights 0.5. An fp16 cache is bounded by KL. int4 weights have bounds of their own."""
         cache = artifact.cache
+        if artifact.weights.scheme in INT4:
+            return with_int8_cache(INT4[artifact.weights.scheme], cache.dtype == "int8")
         if artifact.weights.scheme == "int8":
             return {"perplexity_percent": 1.5 if cache.dtype == "int8" else 1.0}
         if cache.dtype == "int8":

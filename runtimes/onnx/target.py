@@ -13,6 +13,7 @@ from edgeqkv.native import native_library
 from edgeqkv.parameters import parameter_shapes
 from edgeqkv.runtimes.operator import operator_takes
 from edgeqkv.targets import Demand, Progress, Request, Target
+from edgeqkv.weights import INT4, with_int8_cache
 
 # The library of our operators, by its path in the package; what an artifact needs is the operators' names.
 LIBRARY = "runtimes/onnx/libedgeqkv_onnx"
@@ -23,7 +24,7 @@ class Onnx(Target):
     name = "onnx"
     title = "ONNX Runtime"
     extra = "onnx-runtime"
-    weights = ("int8", "fp32")
+    weights = ("int8", "int4", "int4-all", "fp32")
     caches = ("fp32", "fp16", "int8")
     kernels = ("fused", "stock")
     options = frozenset({"calibration"})
@@ -83,8 +84,11 @@ class Onnx(Target):
 
     def tolerances(self, artifact: Artifact) -> dict[str, float]:
         """In percent of perplexity: int8 weights 0.5, an int8 cache with scales for each row 0.5, with static ones 1; with int8
-        in both places 1. An fp16 cache is a rounding error beside int8 weights, and bounded by KL beside fp32 ones."""
+        in both places 1. An fp16 cache is a rounding error beside int8 weights, and bounded by KL beside fp32 ones. int4 weights
+        have bounds of their own, to which an int8 cache adds what it adds beside int8 weights."""
         cache, int8_weights = artifact.cache, artifact.weights.scheme == "int8"
+        if artifact.weights.scheme in INT4:
+            return with_int8_cache(INT4[artifact.weights.scheme], cache.dtype == "int8")
         if cache.dtype == "int8":
             return {"perplexity_percent": 1.0 if cache.scales == "static" or int8_weights else 0.5}
         if int8_weights:

@@ -45,7 +45,7 @@ def test_calibration_text_that_cannot_be_used(text_model, tiny_model, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(edgeqkv.EdgeQKVError, match="holds 0 tokens"):
         edgeqkv.export(text_model, tmp_path / "b", cache="int8", calibration=tmp_path / "empty.txt")
-    with pytest.raises(edgeqkv.EdgeQKVError, match="calibration text is for an int8 cache"):
+    with pytest.raises(edgeqkv.EdgeQKVError, match="calibration text is for int4 weights or an int8 cache"):
         edgeqkv.export(text_model, tmp_path / "b", calibration=tmp_path / "latin.txt")
     with pytest.raises(edgeqkv.EdgeQKVError, match="has no tokenizer"):
         edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "b", cache="int8", calibration=tmp_path / "latin.txt")
