@@ -1,14 +1,17 @@
 """The demo: its commands, what it keeps of an earlier one, and the whole of it in small."""
 
+import os
 from collections import namedtuple
 
 import pytest
 from conftest import MODELS, one_sentence
 
+from edgeqkv.bench import device
 from edgeqkv.demo import kept, script
 from edgeqkv.demo.cli import demo
 from edgeqkv.demo.running import Pace, in_words
 from edgeqkv.demo.script import Command, gain, stories
+from edgeqkv.errors import EdgeQKVError
 
 
 def test_what_a_team_has_today_is_measured_with_every_change_on_the_way_to_ours(tmp_path):
@@ -82,6 +85,16 @@ def test_bad_input(cli, tmp_path, monkeypatch, arguments, reason):
     assert outcome.code == 2
     assert reason in one_sentence(outcome)
     assert (tmp_path / "mine" / "300m" / "notes.txt").exists()
+
+
+def test_an_adb_that_hangs_is_no_error_at_the_end(tmp_path, monkeypatch):
+    (tmp_path / "adb").write_text("#!/bin/sh\nexec sleep 30\n")
+    (tmp_path / "adb").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(device, "SECONDS_TO_ANSWER", 0.2)
+    with pytest.raises(EdgeQKVError, match="adb devices did not answer in 0.2 seconds; end its server with: adb kill-server"):
+        device.attached()
+    assert "adb://SERIAL" in script.closing(tmp_path)
 
 
 def test_the_whole_demo_in_small(tmp_path, monkeypatch, capfd):

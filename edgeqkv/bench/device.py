@@ -174,7 +174,13 @@ def attached() -> list[tuple[str, str]]:
     adb = shutil.which("adb")
     if adb is None:
         return []
-    lines = subprocess.run([adb, "devices"], capture_output=True, text=True, timeout=SECONDS_TO_ANSWER).stdout.splitlines()
+    try:
+        done = subprocess.run([adb, "devices"], capture_output=True, text=True, timeout=SECONDS_TO_ANSWER)
+    except subprocess.TimeoutExpired:
+        raise EdgeQKVError(
+            f"adb devices did not answer in {SECONDS_TO_ANSWER} seconds; end its server with: adb kill-server"
+        ) from None
+    lines = done.stdout.splitlines()
     found = [line.split("\t") for line in lines[1:] if "\t" in line]
     return [(f"adb://{serial}", state.strip()) for serial, state in found]
 

@@ -45,7 +45,7 @@ class Stopping:
             return "rounds" if rounds_done >= plan.rounds else None
         if rounds_done >= plan.rounds and self.widest <= plan.precision:
             return "precision"
-        if plan.time_s is not None and passed >= plan.time_s:
+        if plan.time_s is not None and passed >= plan.time_s and rounds_done > 1:  # one round compares nothing
             return "time"
         if math.isfinite(self.widest):  # it gets narrower with the root of the rounds
             more = rounds_done * ((self.widest / plan.precision) ** 2 - 1)
