@@ -1,12 +1,14 @@
 """How a weight is stored: one object for each format, chosen by a target tensor by tensor.
 
-A quantised matrix is ``values`` and ``scales``, two arrays whose shapes are the format's; ``quantize`` makes them by rounding to
-the nearest, ``restore`` gives back the matrix that they stand for. Better ways to round to int4 are in :mod:`edgeqkv.export.int4`.
+A quantised matrix is ``values`` and ``scales``, two arrays whose shapes are the format's; ``quantize`` makes them by rounding
+to the nearest, ``restore`` gives back the matrix that they stand for. Better ways to round to int4 are in
+:mod:`edgeqkv.export.int4`.
 """
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -117,7 +119,8 @@ class BlockInt4:
         return np.where(near == 0, np.float32(1), near)
 
     def restore(self, values: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        return (self.blocks(values) * scales[:, :, None]).reshape(values.shape)
+        out: np.ndarray = self.blocks(values) * scales[:, :, None]
+        return out.reshape(values.shape)
 
     def blocks(self, weight: np.ndarray) -> np.ndarray:
         """[rows, columns] as float32 [rows, blocks, block]."""
@@ -127,7 +130,7 @@ class BlockInt4:
         if self.scale_dtype == "bfloat16":
             from ml_dtypes import bfloat16  # what reads a model folder needs it too
 
-            return np.dtype(bfloat16)
+            return cast(np.dtype, np.dtype(bfloat16))
         return np.dtype(self.scale_dtype)
 
 

@@ -13,8 +13,8 @@ from edgeqkv.weights import BlockInt4
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Of max|block| / 7, tried in turn: below 1 the largest values are clipped and the others rounded finer; up to 7/8 of it the value
-# -8, which has no positive twin, is used too.
+# Of max|block| / 7, tried in turn: below 1 the largest values are clipped and the others rounded finer; with 7/8, -8 is used too,
+# which has no positive twin.
 FACTORS = tuple(float(factor) for factor in np.linspace(0.6, 1.1, 16))
 DAMPING = 0.01  # of the mean of the diagonal, as GPTQ's authors take it
 COLUMNS_AT_ONCE = 128  # after so many, the rest of a matrix is corrected in one product
@@ -58,8 +58,8 @@ def gptq(form: BlockInt4, weight: np.ndarray, products: "Tensor") -> tuple[np.nd
     columns that are still to come, as far as the inputs of the linear go together.
 
     ``products`` [columns, columns] is the mean of xᵀx over the inputs. The columns with the largest inputs come first, while
-    blocks stay where they are (the paper's code calls it act-order with static groups), and scales are searched before, weighted
-    by the inputs. With products that say nothing (a multiple of the identity) this is :func:`searched`.
+    blocks stay where they are (its authors' code calls it act-order with static groups), and scales are searched before,
+    weighted by the inputs. With products that say nothing (a multiple of the identity) this is :func:`searched`.
     """
     import torch
 
@@ -102,8 +102,8 @@ def _gptq_rows(
 
 
 def _inverse_factor(hessian: "Tensor") -> Any:
-    """The upper triangular U with Uᵀ U the inverse. Turned round, a lower factor L Lᵀ of the matrix is R Rᵀ with R upper, so that
-    U is the inverse of R: half the work of inverting first."""
+    """The upper triangular U with Uᵀ U the inverse. Turned round, a lower factor L Lᵀ of the matrix is R Rᵀ with R upper, so
+    that U is the inverse of R: half the work of inverting first."""
     import torch
 
     lower = torch.linalg.cholesky(hessian.flip(0, 1))

@@ -18,7 +18,7 @@ from edgeqkv.decoder import decoder
 from edgeqkv.export.coreml.stored import StoredWeights
 from edgeqkv.export.coreml.verbs import CoremlVerbs
 from edgeqkv.runtimes.coreml.package import MANIFEST_FILE, SPEC_FILE, WEIGHTS_FOLDER
-from edgeqkv.weights import Formats
+from edgeqkv.weights import Formats, Quantized
 
 TARGET = ct.target.iOS18  # and macOS 15: the first with states and with more than one function in a package
 
@@ -30,9 +30,11 @@ def build_program(
     formats: Formats,
     prefill_chunk: int,
     head_parts: int | None,
+    quantized: Quantized | None = None,
 ) -> Program:
-    """The functions ``prefill`` and ``decode`` over one set of weights."""
-    program, stored = Program(), StoredWeights(weights, formats)
+    """The functions ``prefill`` and ``decode`` over one set of weights. ``quantized`` gives what is int4, by default each matrix
+    rounded by itself."""
+    program, stored = Program(), StoredWeights(weights, formats, quantized)
     mb.name_count.clear()
     for name, tokens in (("prefill", prefill_chunk), ("decode", 1)):
         inputs = {"ids": mb.TensorSpec((1, tokens), types.int32), "position": mb.TensorSpec((1,), types.int32)}

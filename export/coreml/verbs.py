@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Function
+from coremltools.converters.mil.mil.types.type_mapping import np_int4_dtype
 
 from edgeqkv.cache import CacheLayout, cache_name, identifier
 from edgeqkv.config import ModelConfig, Rotary
@@ -62,12 +63,14 @@ class CoremlVerbs:
         return self.values[name]
 
     def tensor(self, stored: Stored) -> Any:
-        """A weight; Core ML dequantises what is int8."""
+        """A weight; Core ML dequantises what is int8 or int4."""
         name = stored.name
         if stored.scale is None:
             return self.constant(name, stored.data)
         if name not in self.values:
-            data, scale = self.constant(f"{name}.int8", stored.data), self.constant(f"{name}.scale", stored.scale)
+            values = stored.data.astype(np_int4_dtype) if stored.int4 else stored.data
+            kind = "int4" if stored.int4 else "int8"
+            data, scale = self.constant(f"{name}.{kind}", values), self.constant(f"{name}.scale", stored.scale)
             self.values[name] = mb.constexpr_blockwise_shift_scale(data=data, scale=scale, name=identifier(name))
         return self.values[name]
 

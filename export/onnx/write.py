@@ -31,8 +31,8 @@ OPSETS: dict[Attention, int] = {"folded": 24, "gqa": 21, "fused": 21}
 
 
 def weight_formats(scheme: str, products: bool) -> Formats:
-    """int8 and int4 are for what is multiplied by a matrix: not for positions, which are added, nor for vectors. ``products``: for
-    MLA's product of each head too, which the runtime's own operators do not have in int8; our operator has it in int8 alone."""
+    """int8 and int4 are for what is multiplied by a matrix: not for positions, which are added, nor for vectors. ``products``:
+    for MLA's product of each head too, which the runtime's own operators do not have in int8; ours has it in int8 alone."""
 
     def choose(name: str, shape: tuple[int, ...]) -> WeightFormat:
         if scheme == "fp32" or len(shape) < 2 or name == "wpe.weight":

@@ -4,6 +4,7 @@ The program is Apple's Model.proto; weights lie in one file of 64-byte headers a
 """
 
 import logging
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,16 @@ MANIFEST_FILE = "Manifest.json"
 SPEC_FILE = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS_FOLDER = "Data/com.apple.CoreML/weights"
 WEIGHT_FILE = f"{WEIGHTS_FOLDER}/weight.bin"
-DTYPES = {"FLOAT16": "float16", "FLOAT32": "float32", "INT32": "int32", "INT8": "int8", "BOOL": "bool", "STRING": "object"}
+# numpy has no int4: what is that in the package is int8 here.
+DTYPES = {
+    "FLOAT16": "float16",
+    "FLOAT32": "float32",
+    "INT32": "int32",
+    "INT8": "int8",
+    "INT4": "int4",
+    "BOOL": "bool",
+    "STRING": "object",
+}
 BLOB_HEADER = struct.Struct("<IIQQ")  # sentinel, kind, size in bytes, where the data begins
 BLOB_SENTINEL = 0xDEADBEEF
 
@@ -78,6 +88,8 @@ def read_package(package: Path) -> dict[str, MilFunction]:
             return Constant(_blob(weights, offset, dtype, shape, package), offset)
         tensor = value.immediateValue.tensor
         values = getattr(tensor, tensor.WhichOneof("value")).values
+        if dtype == "int4":
+            return Constant(_int4(np.frombuffer(values, np.uint8), shape), None)
         flat = np.frombuffer(values, dtype) if isinstance(values, bytes) else np.array(list(values), dtype)
         return Constant(flat.reshape(shape), None)
 
@@ -106,11 +118,19 @@ def _tensor_type(kind: Any, dtypes: dict[int, str]) -> tuple[str, tuple[int, ...
 
 def _blob(weights: np.ndarray, offset: int, dtype: str, shape: tuple[int, ...], package: Path) -> np.ndarray:
     header = bytes(weights[offset : offset + BLOB_HEADER.size])
-    expected = np.dtype(dtype).itemsize * int(np.prod(shape))
+    count = int(np.prod(shape))
+    expected = (count + 1) // 2 if dtype == "int4" else np.dtype(dtype).itemsize * count
     if len(header) == BLOB_HEADER.size:
         sentinel, _, size, start = BLOB_HEADER.unpack(header)
         if sentinel == BLOB_SENTINEL and size == expected and start + size <= len(weights):
-            return weights[start : start + size].view(dtype).reshape(shape)
+            data = weights[start : start + size]
+            return _int4(data, shape) if dtype == "int4" else data.view(dtype).reshape(shape)
     raise EdgeQKVError(
         f"{package}: the weight file holds no {dtype} tensor of shape {list(shape)} at {offset}; export it again"
     )
+
+
+def _int4(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Two's complement, the first of two values in the low half of a byte, as int8."""
+    halves = np.stack([data & 15, data >> 4], axis=-1).astype(np.int8).reshape(-1)
+    return ((halves ^ 8) - 8)[: math.prod(shape)].reshape(shape)

@@ -14,7 +14,7 @@ from edgeqkv.parameters import parameter_shapes
 from edgeqkv.runtimes.coreml.engine import CoremlEngine
 from edgeqkv.runtimes.coreml.package import MANIFEST_FILE, PACKAGE, SPEC_FILE, WEIGHT_FILE, require_coremltools
 from edgeqkv.targets import Demand, Progress, Request, Target
-from edgeqkv.weights import format_names
+from edgeqkv.weights import INT4, format_names
 
 if TYPE_CHECKING:
     from edgeqkv.model_folder import Model
@@ -37,14 +37,14 @@ class CoreML(Target):
     title = "Core ML"
     extra = "coreml"
     packages = ("coremltools",)
-    weights = ("int8", "fp16")
+    weights = ("int8", "int4", "int4-all", "fp16")
     caches = ("fp16",)
     other_caches = (
         "Core ML holds states in fp16 only; leave --cache out, and for a smaller cache lower --capacity or take a model with "
         "fewer KV heads"
     )
     kernels = ("stock",)
-    options = frozenset({"head_parts"})
+    options = frozenset({"head_parts", "calibration"})
     prefill_chunk = 32  # writes of 32 rows into a state are known to work on the Neural Engine, of 128 to fail
     not_measured = "bench does not measure Core ML; use Xcode's performance report"
     pure = False
@@ -54,19 +54,26 @@ class CoreML(Target):
 
     def check(self, config: ModelConfig, request: Request) -> None:
         from edgeqkv.export.coreml.limits import check_numbers, check_sizes
+        from edgeqkv.export.coreml.stored import weight_formats
 
         cache_layout(config, request.capacity, request.cache)
         check_sizes(config, request.capacity, request.prefill_chunk, request.head_parts)
         check_numbers(config)
+        for name, shape in parameter_shapes(config).items():
+            weight_formats(request.weights)(name, shape)
 
     def write(self, source: "Model", request: Request, folder: Path, progress: Progress) -> tuple[Artifact, ...]:
         from edgeqkv.export.coreml.program import build_program, write_package
         from edgeqkv.export.coreml.stored import weight_formats
+        from edgeqkv.export.rounding import rounding
 
         config, formats = source.config, weight_formats(request.weights)
         layout = cache_layout(config, request.capacity, request.cache)
+        made = rounding(source, formats, request.calibration, folder, progress)
         progress("building the Core ML functions")
-        program = build_program(config, source.weights, layout, formats, request.prefill_chunk, request.head_parts)
+        program = build_program(
+            config, source.weights, layout, formats, request.prefill_chunk, request.head_parts, made.quantized
+        )
         progress("writing the Core ML package")
         write_package(program, folder / PACKAGE, f"{config.variant} language model, {request.weights} weights")
         return (
@@ -75,7 +82,7 @@ class CoreML(Target):
                 kernel="stock",
                 attention="folded",
                 operators=(),
-                weights=WeightsEntry(request.weights, format_names(formats, parameter_shapes(config))),
+                weights=WeightsEntry(request.weights, format_names(formats, parameter_shapes(config), made.int4_method)),
                 cache=cache_entry(layout, {}),
                 files={name: file_sha256(folder / name) for name in FILES},
                 runtime_version=require_coremltools().__version__,
@@ -104,7 +111,9 @@ class CoreML(Target):
         return engine
 
     def tolerances(self, artifact: Artifact) -> dict[str, float]:
-        """Everything is computed in fp16; int8 weights are the larger error where they are."""
+        """Everything is computed in fp16; int8 weights are the larger error where they are, and int4 ones have their own bounds."""
+        if artifact.weights.scheme in INT4:
+            return dict(INT4[artifact.weights.scheme])
         if artifact.weights.scheme == "int8":
             return {"mean_kl": 2e-3, "perplexity_percent": 0.5}
         return {"mean_kl": 5e-5, "perplexity_percent": 0.1}

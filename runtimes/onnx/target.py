@@ -84,8 +84,8 @@ class Onnx(Target):
 
     def tolerances(self, artifact: Artifact) -> dict[str, float]:
         """In percent of perplexity: int8 weights 0.5, an int8 cache with scales for each row 0.5, with static ones 1; with int8
-        in both places 1. An fp16 cache is a rounding error beside int8 weights, and bounded by KL beside fp32 ones. int4 weights
-        have bounds of their own, to which an int8 cache adds what it adds beside int8 weights."""
+        in both places 1. An fp16 cache is a rounding error beside int8 weights, and bounded by KL beside fp32 ones. int4
+        weights have bounds of their own, to which an int8 cache adds what it adds beside int8 weights."""
         cache, int8_weights = artifact.cache, artifact.weights.scheme == "int8"
         if artifact.weights.scheme in INT4:
             return with_int8_cache(INT4[artifact.weights.scheme], cache.dtype == "int8")
