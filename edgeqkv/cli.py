@@ -58,8 +58,8 @@ def options(
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="Checkpoint, model folder or bundle.")],
-    capacity: Annotated[int | None, typer.Option(help="Positions; by default all the model has.")] = None,
-    cache: Annotated[str | None, typer.Option(help="fp32, fp16 or int8.")] = None,
+    capacity: Annotated[int | None, typer.Option(help="Number of positions; by default all that the model has.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Dtype of the cache: fp32, fp16 or int8.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show a model and what the cache of every variant of its geometry takes."""
@@ -119,9 +119,9 @@ def import_(
     ],
     out: Out,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json to put beside it, or a folder with vocab.json and merges.txt.")
+        Path | None, typer.Option(help="A tokenizer.json to add, or a folder with vocab.json and merges.txt.")
     ] = None,
-    token_count: Annotated[int | None, typer.Option(help="Ids that may be sampled; the rest is padding.")] = None,
+    token_count: Annotated[int | None, typer.Option(help="Number of ids that may be sampled; the others are padding.")] = None,
     as_json: Json = False,
 ) -> None:
     """Turn a Hugging Face model or a training checkpoint into a model folder."""
@@ -143,7 +143,7 @@ def new(
     variant: Annotated[
         str | None, typer.Option(help="QKV, GQA-g, MQA, Q-K=V, Q-GQA-g, Q-MQA, Q=K-V or Q=K=V; by default the preset's own.")
     ] = None,
-    layers: Annotated[int | None, typer.Option(help="Layers; by default all of the geometry.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Number of layers; by default that of the geometry.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -162,23 +162,23 @@ def new(
 def export(
     model: Annotated[Path, typer.Argument(help="Model folder, Hugging Face folder or checkpoint.")],
     out: Out,
-    target: Annotated[list[str], typer.Option(help="onnx, executorch, coreml; repeat for more.")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
+    target: Annotated[list[str], typer.Option(help="onnx, executorch or coreml; may be repeated.")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
     weights: Annotated[str, typer.Option(help="int8, or fp32 (onnx, executorch) or fp16 (coreml).")] = "int8",
     cache: Annotated[str | None, typer.Option(help="fp32, fp16 or int8, by default fp32; Core ML's states are fp16.")] = None,
-    capacity: Annotated[int | None, typer.Option(help="Positions of the cache; by default all the model has.")] = None,
+    capacity: Annotated[int | None, typer.Option(help="Positions of the cache; by default all that the model has.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="Text for the static scales of the stock int8 cache.")] = None,
     prefill_chunk: Annotated[
-        int | None, typer.Option(help="Tokens that are prefilled at once, by default 64, for coreml 32.")
+        int | None, typer.Option(help="Tokens of a prompt that run at once; by default 128, executorch 64, coreml 32.")
     ] = None,
     head_parts: Annotated[
-        int | None, typer.Option(help="Core ML: cut head and embedding, by default into parts of at most 16384 rows.")
+        int | None, typer.Option(help="Core ML: number of parts of the head and the embedding; by default as few as keep a part within 16384 rows.")
     ] = None,
     kernel: Annotated[
         str | None,
-        typer.Option(help="ExecuTorch: fused attends with our operator, as by default; stock with its own."),
+        typer.Option(help="ExecuTorch: fused (default) uses our attention operator, stock ExecuTorch's own."),
     ] = None,
     mla: Annotated[
-        str, typer.Option(help="Latent attention: absorbed caches its one row, expanded K and V of every head, as others do.")
+        str, typer.Option(help="Latent attention: absorbed caches one row, expanded caches K and V of every head (the baseline).")
     ] = "absorbed",
     as_json: Json = False,
 ) -> None:

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from edgeqkv.sampling import Sampler
     from edgeqkv.session import Session
 
-Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
-TopK = Annotated[int | None, typer.Option(help="Sample from the k best.")]
-TopP = Annotated[float, typer.Option(help="Sample from the smallest set that holds this share of the probability.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the most likely token each time.")]
+TopK = Annotated[int | None, typer.Option(help="Sample from the k most likely tokens.")]
+TopP = Annotated[float, typer.Option(help="Sample from the smallest set of tokens that has this share of the probability.")]
 Penalty = Annotated[
-    float, typer.Option("--repetition-penalty", help="Above 1: tokens that were there already are less likely.")
+    float, typer.Option("--repetition-penalty", help="Above 1, tokens that are in the text already become less likely.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
-Stop = Annotated[list[str] | None, typer.Option(help="End before this text; once for each.")]
+Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.")]
 Runtime = Annotated[str | None, typer.Option(help="onnx, executorch, coreml, or native for the C library.")]
 Kernel = Annotated[str | None, typer.Option(help="fused or stock; by default fused where it can be loaded.")]
-Threads = Annotated[int | None, typer.Option(help="By default the runtime's choice.")]
+Threads = Annotated[int | None, typer.Option(help="Number of threads; by default the runtime chooses.")]
 
 
 def generate(
@@ -35,7 +35,7 @@ def generate(
     prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
     ids: Annotated[str | None, typer.Option(help="Token ids to continue, separated by commas; prints ids.")] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="How many to write; by default until the text ends or the cache is full.")
+        int | None, typer.Option(help="How many tokens to write; by default until the text ends or the cache is full.")
     ] = None,
     temperature: Temperature = 0.0,
     top_k: TopK = None,
@@ -44,7 +44,7 @@ def generate(
     seed: Seed = 0,
     stop: Stop = None,
     session: Annotated[
-        Path | None, typer.Option("--session", help="Go on from this file where it is there, and save the session to it.")
+        Path | None, typer.Option("--session", help="Continue from this file if it exists, and save the session to it.")
     ] = None,
     runtime: Runtime = None,
     kernel: Kernel = None,
@@ -89,8 +89,8 @@ def generate(
 
 def chat(
     bundle: Annotated[Path, typer.Argument(help="Bundle to talk to.")],
-    system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="The longest answer, by default as long as the cache has room.")] = None,
+    system: Annotated[str | None, typer.Option(help="Instructions for the model, before the conversation.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; by default as many as the cache has room for.")] = None,
     temperature: Temperature = 0.7,
     top_k: TopK = None,
     top_p: TopP = 0.95,
