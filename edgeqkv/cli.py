@@ -171,14 +171,14 @@ def export(
         int | None, typer.Option(help="Tokens of a prompt that run at once; by default 128, executorch 64, coreml 32.")
     ] = None,
     head_parts: Annotated[
-        int | None, typer.Option(help="Core ML: number of parts of the head and the embedding; by default as few as keep a part within 16384 rows.")
+        int | None, typer.Option(help="Core ML: parts of the head and the embedding; by default as few as have 16384 rows each.")
     ] = None,
     kernel: Annotated[
         str | None,
         typer.Option(help="ExecuTorch: fused (default) uses our attention operator, stock ExecuTorch's own."),
     ] = None,
     mla: Annotated[
-        str, typer.Option(help="Latent attention: absorbed caches one row, expanded caches K and V of every head (the baseline).")
+        str, typer.Option(help="Latent attention: absorbed caches one row, expanded K and V of every head (the baseline).")
     ] = "absorbed",
     as_json: Json = False,
 ) -> None:

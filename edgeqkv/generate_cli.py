@@ -90,7 +90,7 @@ def generate(
 def chat(
     bundle: Annotated[Path, typer.Argument(help="Bundle to talk to.")],
     system: Annotated[str | None, typer.Option(help="Instructions for the model, before the conversation.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; by default as many as the cache has room for.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; by default until the cache is full.")] = None,
     temperature: Temperature = 0.7,
     top_k: TopK = None,
     top_p: TopP = 0.95,
