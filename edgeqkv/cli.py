@@ -171,7 +171,7 @@ def export(
         int | None, typer.Option(help="Tokens of a prompt that run at once; by default 128, executorch 64, coreml 32.")
     ] = None,
     head_parts: Annotated[
-        int | None, typer.Option(help="Core ML: parts of the head and the embedding; by default as few as have 16384 rows each.")
+        int | None, typer.Option(help="Core ML: parts of head and embedding; by default as few as have 16384 rows each.")
     ] = None,
     kernel: Annotated[
         str | None,
