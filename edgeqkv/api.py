@@ -56,12 +56,13 @@ def export(
     """Export a model folder, a Hugging Face folder or a checkpoint of the paper into the bundle ``out``.
 
     Where a bundle of the same model lies there, the export adds its targets to it or replaces them; anything else that lies
-    there is left alone and refused. ``targets`` are "onnx", "executorch" and "coreml". ``weights`` is "int8", "fp32" or "fp16";
-    ``cache`` None takes each target's own dtype, fp32 or fp16. ``capacity`` is the number of positions of the static cache, by
-    default all that the model was trained with; ``prefill_chunk`` how many tokens are prefilled at once.
+    there is left alone and refused. ``targets`` are "onnx", "executorch" and "coreml". ``weights`` is "int8", "int4" (embedding
+    and head in int8), "int4-all", "fp32" or "fp16"; ``cache`` None takes each target's own dtype, fp32 or fp16. ``capacity`` is
+    the number of positions of the static cache, by default all that the model was trained with; ``prefill_chunk`` how many
+    tokens are prefilled at once. ``calibration`` is a text file for int4 weights, and for the static scales of ONNX's stock
+    int8 cache (a small sample is built in).
 
-    What few targets have: ``calibration`` is a text file for the static scales of ONNX's stock int8 cache (a small sample is
-    built in); ``kernel`` chooses the one program of ExecuTorch, "fused" with our operator or "stock" with ExecuTorch's own;
+    What few targets have: ``kernel`` chooses the one program of ExecuTorch, "fused" with our operator or "stock" with ExecuTorch's own;
     ``head_parts`` cuts Core ML's head and embedding. ``mla`` "expanded" caches K and V of every head of a model with latent
     attention, as other runtimes do: the baseline. ``progress`` is told each stage.
 

@@ -88,6 +88,8 @@ def inspect(
                 f"{artifact.name} ({artifact.runtime} {artifact.runtime_version}): {artifact.weights.scheme} weights, "
                 f"{artifact.attention} attention, {held.dtype} cache{SCALES[held.scales]}, {held.bytes:,} bytes"
             )
+            for form, names in _by_format(artifact.weights.formats).items():
+                print(f"  {form}: {', '.join(names)}")
         for record in seen.bundle.parity:
             result = "passed" if record.passed else "FAILED"
             print(f"verified on {_executed(record)} {record.kernel}: {result}, perplexity {record.perplexity:.2f}")
@@ -110,6 +112,14 @@ def inspect(
 
 def _slice(name: str, part: "Slice", row: "Row") -> list[str]:
     return [f"{name} {part.tensor}[{part.start}:{part.stop}] of {row.widths[part.tensor]}"]
+
+
+def _by_format(formats: dict[str, str]) -> dict[str, list[str]]:
+    """The matrices in each format, without what all of their names have."""
+    out: dict[str, list[str]] = {}
+    for name, form in formats.items():
+        out.setdefault(form, []).append(name.removesuffix(".weight"))
+    return out
 
 
 @app.command("import")
@@ -163,10 +173,15 @@ def export(
     model: Annotated[Path, typer.Argument(help="Model folder, Hugging Face folder or checkpoint.")],
     out: Out,
     target: Annotated[list[str], typer.Option(help="onnx, executorch or coreml; may be repeated.")] = ["onnx"],  # noqa: B006 - typer reads it, nobody changes it
-    weights: Annotated[str, typer.Option(help="int8, or fp32 (onnx, executorch) or fp16 (coreml).")] = "int8",
+    weights: Annotated[
+        str,
+        typer.Option(help="int8, int4 (embedding and head in int8), int4-all, or fp32 (onnx, executorch) or fp16 (coreml)."),
+    ] = "int8",
     cache: Annotated[str | None, typer.Option(help="fp32, fp16 or int8, by default fp32; Core ML's states are fp16.")] = None,
     capacity: Annotated[int | None, typer.Option(help="Positions of the cache; by default all that the model has.")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="Text for the static scales of the stock int8 cache.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Text for int4 weights and for the static scales of the stock int8 cache.")
+    ] = None,
     prefill_chunk: Annotated[
         int | None, typer.Option(help="Tokens of a prompt that run at once; by default 128, executorch 64, coreml 32.")
     ] = None,

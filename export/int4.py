@@ -13,8 +13,8 @@ from edgeqkv.weights import BlockInt4
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Of max|block| / 7, tried in turn: below 1 the largest values are clipped and the others rounded finer; with 7/8, -8 is used too,
-# which has no positive twin.
+# Of max|block| / 7, tried in turn: below 1 the largest values are clipped and the others rounded finer; with 7/8, -8 is used
+# too, which has no positive twin.
 FACTORS = tuple(float(factor) for factor in np.linspace(0.6, 1.1, 16))
 DAMPING = 0.01  # of the mean of the diagonal, as GPTQ's authors take it
 COLUMNS_AT_ONCE = 128  # after so many, the rest of a matrix is corrected in one product

@@ -93,7 +93,7 @@ def test_an_empty_prompt_and_one_longer_than_the_cache(cli, text_bundle):
     [
         (["--capacity", "49"], "capacity 49 is outside 1..48"),
         (["--capacity", "0"], "capacity 0 is outside 1..48"),
-        (["--weights", "int4"], "weights 'int4' is not possible; this version can do int8, fp32, fp16"),
+        (["--weights", "int3"], "weights 'int3' is not possible; this version can do int8, int4, int4-all, fp32, fp16"),
         (["--cache", "int4"], "cache 'int4' is not possible; this version can do fp32, fp16, int8"),
         (["--target", "tflite"], "target 'tflite' is not possible; this version can do onnx"),
     ],

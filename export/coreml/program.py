@@ -32,8 +32,8 @@ def build_program(
     head_parts: int | None,
     quantized: Quantized | None = None,
 ) -> Program:
-    """The functions ``prefill`` and ``decode`` over one set of weights. ``quantized`` gives what is int4, by default each matrix
-    rounded by itself."""
+    """The functions ``prefill`` and ``decode`` over one set of weights. ``quantized`` gives what is int4, by default each
+    matrix rounded by itself."""
     program, stored = Program(), StoredWeights(weights, formats, quantized)
     mb.name_count.clear()
     for name, tokens in (("prefill", prefill_chunk), ("decode", 1)):

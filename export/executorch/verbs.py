@@ -38,8 +38,8 @@ class Int8Rows(torch.nn.Module):
 
 class Int4Blocks(torch.nn.Module):
     """A weight [rows, columns] in int4: ``values`` int8, ``scale`` float32 [rows, blocks] of numbers that bfloat16 holds, which
-    is what XNNPACK stores. ``packed`` uint8 [rows, columns / 2] is for an embedding, else None: the bytes as XNNPACK writes them,
-    the first of two values in the low half, so that a table that is both lies in the file once."""
+    is what XNNPACK stores. ``packed`` uint8 [rows, columns / 2] is for an embedding, else None: the bytes as XNNPACK writes
+    them, the first of two values in the low half, so that a table that is both lies in the file once."""
 
     values: Tensor
     scale: Tensor

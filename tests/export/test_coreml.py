@@ -273,8 +273,11 @@ def test_one_bundle_for_both_targets(folder, tmp_path):
         ({"head_parts": 0}, "head parts 0 is outside 1..320"),
         ({"cache": "int8"}, "cache 'int8' is not possible for coreml: Core ML holds states in fp16 only; leave --cache out"),
         ({"cache": "fp32", "targets": ["onnx", "coreml"]}, "cache 'fp32' is not possible for coreml"),
-        ({"weights": "fp32"}, "weights 'fp32' are not possible for coreml, which can do int8, fp16"),
-        ({"weights": "fp16", "targets": ["onnx"]}, "weights 'fp16' are not possible for onnx, which can do int8, fp32"),
+        ({"weights": "fp32"}, "weights 'fp32' are not possible for coreml, which can do int8, int4, int4-all, fp16"),
+        (
+            {"weights": "fp16", "targets": ["onnx"]},
+            "weights 'fp16' are not possible for onnx, which can do int8, int4, int4-all, fp32",
+        ),
         ({"head_parts": 2, "targets": ["onnx"]}, "--head-parts is for the target coreml"),
     ],
 )

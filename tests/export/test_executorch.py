@@ -115,7 +115,7 @@ def test_the_embedding_and_the_head_are_stored_once(executorch_bundle):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"weights": "fp16"}, "weights 'fp16' are not possible for executorch, which can do int8, fp32"),
+        ({"weights": "fp16"}, "weights 'fp16' are not possible for executorch, which can do int8, int4, int4-all, fp32"),
         ({"capacity": 1}, "ExecuTorch needs a capacity of at least 2"),
         ({"prefill_chunk": 1}, "prefill chunk 1 is outside 2.."),
         ({"kernel": "quick"}, "kernel 'quick' is not possible; this version can do fused, stock"),
