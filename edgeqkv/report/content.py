@@ -173,7 +173,7 @@ def _quality(record: Record) -> str:
         return "random weights"
     if parity is None or parity.perplexity_reference <= 0:
         return "not verified"
-    change = f"{parity.perplexity:.2f} ({perplexity_percent(parity):+.2f} % by the export)"
+    change = f"{parity.perplexity:.2f} ({perplexity_percent(parity):+.2f} %)"
     return f"{change}, {'passed' if parity.passed else 'FAILED'}"
 
 
@@ -188,9 +188,10 @@ def _devices(every: Sequence[Sequence[Record]], told: Sequence[Pair | None], nam
         share, ratio = memory_share(pair.record, pair.today), speed(pair.record, pair.today)
         memory = f"{size(pair.record.memory.peak, 0)} ({percent(share)})" if share else NOT_MEASURED
         ours, theirs = (_tokens(record, pair.depth) for record in (pair.record, pair.today))
+        depth = f" at {pair.depth:,}" if pair.depth is not None else ""
         times = f"{ratio.value:.2f} × ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else NOT_MEASURED
         rows.append(
-            (title, names.of(pair.record), memory, f"{ours} instead of {theirs}", times, _bandwidth(pair), _energy(pair))
+            (title, names.of(pair.record), memory, f"{ours} instead of {theirs}{depth}", times, _bandwidth(pair), _energy(pair))
         )
     header = (
         "device",
@@ -206,7 +207,7 @@ def _devices(every: Sequence[Sequence[Record]], told: Sequence[Pair | None], nam
 
 def _tokens(record: Record, depth: int | None) -> str:
     found = next((timing for timing in record.timings.decode if timing.depth == depth), None)
-    return f"{found.tokens_per_s:,.0f} at {depth:,}" if found else NOT_MEASURED
+    return f"{found.tokens_per_s:,.0f}" if found else NOT_MEASURED
 
 
 def _bandwidth(pair: Pair) -> str:

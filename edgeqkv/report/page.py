@@ -1,5 +1,6 @@
 """The report as one HTML file, and a drawing as an SVG file: no script, nothing from the network, and all text is escaped."""
 
+import functools
 import re
 from importlib.resources import files
 from typing import Any
@@ -27,8 +28,14 @@ def _element(drawing: Drawing, prefix: str) -> Any:
 
 
 def _rendered(template: str, **values: Any) -> str:
+    text: str = _templates().get_template(template).render(**values)
+    return text
+
+
+@functools.cache
+def _templates() -> Any:
     jinja2 = require("jinja2", "report")
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FunctionLoader(_read),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -37,8 +44,6 @@ def _rendered(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    text: str = environment.get_template(template).render(**values)
-    return text
 
 
 def _harmless(value: object) -> object:

@@ -244,5 +244,7 @@ def _quality(run: Sequence[Record], names: Names) -> Plot:
     caption = (
         f"Perplexity on {text.tokens:,} tokens of the text {text.text!r}; lower is better, further left takes less.{left_out}"
     )
-    across, up = Axis("peak memory, MiB"), Axis("perplexity")
+    # Both axes begin near the smallest value: what differs is what is asked.
+    across = Axis("peak memory, MiB", low=0.8 * min(peak for _, _, peak in same) / MIB)
+    up = Axis("perplexity", low=0.9 * min(p.perplexity for _, p, _ in same))
     return _both(title, caption, lambda width: lines(title, series, across, up, width))

@@ -1,5 +1,6 @@
 """The report says what the records say, and nothing that a record holds can become markup."""
 
+import random
 import re
 from html.parser import HTMLParser
 
@@ -8,8 +9,9 @@ from conftest import one_sentence
 from msgspec.structs import replace
 from records import COLD, ENVIRONMENT, MIB, NOT_TIMED, made_record
 
-from edgeqkv.bench.record import Failure, ProgramEntry
+from edgeqkv.bench.record import Bandwidth, Failure, MemorySplit, ProgramEntry
 from edgeqkv.bench.results import append
+from edgeqkv.bench.timing import timing
 from edgeqkv.manifest import ParityRecord
 from edgeqkv.report.content import content
 from edgeqkv.report.markdown import markdown
@@ -166,14 +168,36 @@ def test_the_numbers_on_the_page_are_those_of_the_records():
         assert cells[row + 1 : row + 5] == [
             f"{x / MIB:,.1f}" for x in (split.weights, split.cache, split.rest, (32 * MIB + split.cache))
         ]
-        for timing in record.timings.decode:
-            assert f"{timing.p50_s * 1e3:.2f} {timing.p90_s * 1e3:.2f} {timing.p99_s * 1e3:.2f}" in cells
-            assert f"{timing.p50_s:.6g}" in cells, "in the table of every number"
-    assert f"30.30 (+1.00{NBSP}% by the export), passed" in cells
+        for one in record.timings.decode:
+            assert f"{one.p50_s * 1e3:.2f} {one.p90_s * 1e3:.2f} {one.p99_s * 1e3:.2f}" in cells
+            assert f"{one.p50_s:.6g}" in cells, "in the table of every number"
+    assert f"30.30 (+1.00{NBSP}%), passed" in cells
     assert "1,024" in cells, "the capacity that fits in the budget"
     assert "2,048 (all it has)" in cells
     for svg_number in ("40 MiB", "35 MiB (−12 %)"):  # the totals beside the bars, without a line break
         assert f">{svg_number.replace(' MiB', NBSP + 'MiB').replace(' %', NBSP + '%')}</text>" in text
+
+
+def test_records_at_the_ends_of_what_they_may_hold_make_a_report():
+    """Whatever a results file of the schema holds: no time, no memory, no common depth, numbers beyond any machine."""
+    chance = random.Random(0)
+    sizes = (0, 1, 2**40, 2**62)
+    for _ in range(20):
+        run = []
+        for variant in ("QKV", "QKV", "Q-K=V", "Q-MQA"):
+            depths = sorted(chance.sample([0, 1, 10, 2**31], chance.randrange(4)))
+            decode = tuple(timing(d, 1, (chance.choice((1e-12, 1e-3, 1e9)),) * chance.choice((1, 5))) for d in depths)
+            memory = chance.choice((None, MemorySplit(*(chance.choice(sizes) for _ in range(3)))))
+            facts = {"kernel": chance.choice(("fused", "stock")), "cache": chance.choice(("fp32", "int8", "x"))}
+            sizes_of = {
+                "cache_bytes_per_position": chance.choice((1, 2**62)),
+                "weights_bytes_a_token": chance.choice((None, 2**62)),
+            }
+            speed = Bandwidth(one_thread=chance.choice(((), (1e-9,), (1e30,))), threads=(), source="numpy")
+            run.append(made_record(variant, decode=decode, split=memory, bandwidth=speed, **facts))
+        found = content(run, [], chance.choice((None, 1, 2**62)))
+        assert "</html>" in page(found)
+        assert found.verdict in " ".join(markdown(found).replace("\\", "").split())
 
 
 def test_the_page_needs_nothing_but_itself():
