@@ -8,7 +8,6 @@ code host. On the site that file is a page too: Markdown as it is, source code a
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -86,8 +85,8 @@ def copied(place: str) -> str | None:
     if path.is_dir():
         if (path / "README.md").is_file():
             return (path / "README.md").read_text()
-        names = subprocess.run(["git", "ls-files", "."], cwd=path, capture_output=True, text=True, check=True).stdout.split()
-        listed = "\n".join(f"- [{name}]({name})" for name in names if not name.endswith((".json", ".safetensors")))
+        names = [each.name for each in sorted(path.iterdir()) if each.suffix in {".md", *LANGUAGES} - {".json"}]
+        listed = "\n".join(f"- [{name}]({name})" for name in names)
         return f"{NOT_SEARCHED}# {place}/\n\n{listed}\n"
     text = path.read_text()
     return (
