@@ -189,7 +189,7 @@ def test_records_at_the_ends_of_what_they_may_hold_make_a_report():
             decode = tuple(timing(d, 1, (chance.choice((1e-12, 1e-3, 1e9)),) * chance.choice((1, 5))) for d in depths)
             memory = chance.choice((None, MemorySplit(*(chance.choice(sizes) for _ in range(3)))))
             facts = {"kernel": chance.choice(("fused", "stock")), "cache": chance.choice(("fp32", "int8", "x"))}
-            sizes_of = {
+            facts |= {
                 "cache_bytes_per_position": chance.choice((1, 2**62)),
                 "weights_bytes_a_token": chance.choice((None, 2**62)),
             }
