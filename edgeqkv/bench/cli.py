@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import msgspec
 import typer
 
-from edgeqkv.bench.plan import PRECISION, ROUNDS, TIME_S, VISIT_S, WARM_UP_STEPS, Filling, Plan
+from edgeqkv.bench.plan import PRECISION, ROUNDS, TIME_S, VISIT_S, WARM_UP_STEPS, Filling, Plan, rounds_a_start
 from edgeqkv.errors import EdgeQKVError
 from edgeqkv.progress import note
 
@@ -42,7 +42,7 @@ def bench(
     ] = None,
     steps: Annotated[int, typer.Option(help="Tokens decoded in a row; a visit repeats that until it has timed 50 ms.")] = 8,
     prompt: Annotated[int, typer.Option(help="Tokens of the prompt, and of a prefill that ends at each depth.")] = 128,
-    cool_down: Annotated[float, typer.Option(help="Seconds of rest between rounds.")] = 1.0,
+    cool_down: Annotated[float, typer.Option(help="Seconds of rest between rounds.")] = 0.0,
     fill: Annotated[
         Filling, typer.Option(help="Reach a depth by prefilling tokens, or quickly by writing rows of zeros.")
     ] = "prefill",
@@ -102,6 +102,7 @@ def bench(
         rounds=ROUNDS if rounds is None else rounds,
         cool_down_s=cool_down,
         filled=fill,
+        rounds_a_start=rounds_a_start(rounds),
         visit_s=VISIT_S,
         precision=None if rounds is not None else parse_percent(precision, "--precision") if precision else PRECISION,
         time_s=None if rounds is not None else parse_time(limit, "--time") if limit else TIME_S,

@@ -134,7 +134,7 @@ def _measure_device(
         if begun and all(record.ended and (record.sustained or not plan.sustain_s) for record in begun):
             collector.add(Outcome(records=begun), new=False)
         elif not stop.event.is_set():
-            collector.add(measure(bench, cells, plan, begun, progress))
+            collector.add(measure(bench, cells, begun[0].plan if begun else plan, begun, progress))
     program.end()
 
 
@@ -191,6 +191,8 @@ def _begun(bench: Bench, cells: Sequence[Cell], plan: Plan, earlier: Sequence[Re
         runs.setdefault(record.run, {})[record.cell] = record
     for found in reversed(runs.values()):
         if all(cell in found for cell in ids) and len({found[cell].rounds_done for cell in ids}) == 1:
+            # They are started anew as often as they were.
+            plan = replace(plan, rounds_a_start=found[ids[0]].plan.rounds_a_start)
             return [replace(found[cell], plan=plan, ended=_ended(found[cell], plan)) for cell in ids]
     return []
 

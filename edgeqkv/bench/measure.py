@@ -1,10 +1,12 @@
 """One interleaved run: every cell in its own process, all of them in turn, round after round.
 
-Machines drift, so two cells are compared only within one round-robin: each round visits every cell before it repeats. All
-bundles stay loaded where the device has the memory; else each is loaded again for each of its visits. :mod:`stopping` says
+Machines drift, so two cells are compared only within one round-robin: each round visits every cell before it repeats. Processes
+of the same program differ, too, by where their memory lies, so that all are started anew every few rounds. Between two starts
+all bundles stay loaded where the device has the memory; else each is loaded again for each of its visits. :mod:`stopping` says
 after which round the run ends.
 """
 
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +85,10 @@ class InterleavedRun:
         """False when there was no end to them: the run was stopped, or nothing is left of it."""
         done = self.running[0].rounds_done
         while self._ended is None:
-            for batch in self._batches(backwards=done % 2 == 1):
+            starts, since = divmod(done, self.plan.rounds_a_start or sys.maxsize)
+            if since == 0:
+                self._unload()
+            for batch in self._batches(backwards=(starts + since) % 2 == 1):
                 self._visit(batch)
             done += 1
             if not self.running or self.bench.stop.event.is_set() or not self._end_round(done):
@@ -119,8 +124,8 @@ class InterleavedRun:
         self.progress("done", 1, 1)
 
     def _batches(self, backwards: bool) -> list[list[RunningCell]]:
-        """Cells that are loaded at the same time. Every second round goes ``backwards``, so that none is always the first after
-        a rest."""
+        """Cells that are loaded at the same time. Every second round goes ``backwards``, and so does every second start, so
+        that none is always the first: the process that is started first gets the memory that is left in small pieces."""
         order = self.running[::-1] if backwards else list(self.running)
         return [order] if self.interleaving == "resident" else [[one] for one in order]
 
@@ -171,6 +176,10 @@ class InterleavedRun:
             record = running.record(self.id, tuple(self.vitals), complete, self.interleaving)
             self._kept[running.id] = replace(record, bandwidth=self.meter.found)
         return True
+
+    def _unload(self) -> None:
+        for running in self.running:
+            running.unload()
 
     def _keep(self, running: RunningCell, **found: object) -> None:
         self._kept[running.id] = replace(self._kept[running.id], **found)

@@ -11,6 +11,7 @@ WARM_UP_STEPS = 2  # tokens that are decoded before each measured series, and no
 LONGEST_COOL_DOWN = 3600.0  # seconds
 VISIT_S = 0.05  # seconds of timed steps in a visit: long enough that neither the clock nor a switch of processes matters
 ROUNDS = 5  # the fewest of a run that goes on until it is precise, and all of one that compares nothing
+ROUNDS_A_START = 4
 PRECISION, TIME_S = 0.03, 300.0
 LONGEST = 86_400.0  # seconds of anything that a user may ask for
 Filling = Literal["prefill", "zeros"]
@@ -25,9 +26,10 @@ class Plan(Strict, frozen=True, kw_only=True):
     ``steps`` are measured, at each depth in each round; such series are repeated until a visit has timed ``visit_s`` seconds
     (None: one series).
 
-    ``rounds`` are measured. Where ``precision`` is given they are the fewest: the run goes on until half the width of every
-    ratio's interval is at most that (0.03: 3 %), or ``time_s`` seconds have passed. ``sustain_s`` is how long each bundle is
-    decoded without a rest after the rounds.
+    After every ``rounds_a_start`` rounds all processes are started anew (None: never). ``rounds`` are measured. Where
+    ``precision`` is given they are the fewest: the run goes on until half the width of every ratio's interval is at most that
+    (0.03: 3 %), or ``time_s`` seconds have passed. ``sustain_s`` is how long each bundle is decoded without a rest after the
+    rounds.
     """
 
     depths: tuple[Positive, ...]
@@ -38,10 +40,16 @@ class Plan(Strict, frozen=True, kw_only=True):
     rounds: Positive
     cool_down_s: Annotated[float, Meta(ge=0, le=LONGEST_COOL_DOWN)]
     filled: Filling
+    rounds_a_start: Positive | None = None
     visit_s: Annotated[float, Meta(ge=0, le=LONGEST)] | None = None
     precision: Annotated[float, Meta(gt=0, le=1)] | None = None
     time_s: Annotated[float, Meta(gt=0, le=LONGEST)] | None = None
     sustain_s: Annotated[float, Meta(gt=0, le=LONGEST)] | None = None
+
+
+def rounds_a_start(rounds: int | None) -> int:
+    """As few of ``rounds`` that there are five starts, which is what an interval needs; None: as many as it takes."""
+    return ROUNDS_A_START if rounds is None else max(1, min(ROUNDS_A_START, rounds // 5))
 
 
 def default_depths(capacity: int, steps: int) -> tuple[int, ...]:

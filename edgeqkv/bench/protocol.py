@@ -58,7 +58,11 @@ class Elapsed(Answer, frozen=True):
 
 
 class Steps(Answer, frozen=True):
+    """``waited``: how long its threads together waited for a processor, of each second that the request took; None where the
+    kernel does not say it."""
+
     seconds: Samples
+    waited: Annotated[float, Meta(ge=0)] | None = None
 
 
 class ReadRate(Answer, frozen=True):

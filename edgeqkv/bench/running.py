@@ -120,8 +120,9 @@ class RunningCell:
         self.samples.loads.append(self._loaded.load_s)
         self.samples.memory.setdefault("start", self._loaded.start)
         self._note_memory("loaded")
-        room = min(GREEDY_TOKENS, self.cell.bundle.manifest.capacity - len(GREEDY_PROMPT))
-        self._ids = self._worker.ask(Ids, "greedy", ids=GREEDY_PROMPT, tokens=room).ids
+        if not self._ids:
+            room = min(GREEDY_TOKENS, self.cell.bundle.manifest.capacity - len(GREEDY_PROMPT))
+            self._ids = self._worker.ask(Ids, "greedy", ids=GREEDY_PROMPT, tokens=room).ids
 
     def first_token(self) -> None:
         if len(self.samples.first_tokens) == PROMPT_ROUNDS:
@@ -138,24 +139,31 @@ class RunningCell:
         if depth not in self._series:  # the same in all rounds, so that each has as many samples
             series = self.series_for(depth, self.plan.visit_s) if self.plan.visit_s else 1
             self._series[depth] = max(1, min(series, MOST_STEPS // self.plan.steps))
-        self.samples.steps.setdefault(depth, []).extend(self.decode(depth, self._series[depth]))
+        found = self.decode(depth, self._series[depth])
+        self.samples.steps.setdefault(depth, []).extend(found.seconds)
+        # More threads than cores wait for each other.
+        alone = self.plan.threads <= (self.bench.environment.cores or self.plan.threads)
+        waited = found.waited / self.plan.threads if alone and found.waited is not None else None
+        self.samples.waited.setdefault(depth, []).append(waited)
 
     def fill(self, depth: int) -> None:
-        if depth not in self._filled:
-            self.worker.ask(Done, "fill", depth=depth, how=self.plan.filled)
-            self._filled.add(depth)
-            self._note_memory(f"depth {depth}")
+        """As the plan says, the first time; when the bundle has been loaded again, quickly: the clock sees no difference."""
+        if depth in self._filled:
+            return
+        phase = f"depth {depth}"
+        how = "zeros" if phase in self.samples.memory else self.plan.filled
+        self.worker.ask(Done, "fill", depth=depth, how=how)
+        self._filled.add(depth)
+        self._note_memory(phase)
 
-    def decode(self, depth: int, series: int) -> tuple[float, ...]:
-        """Seconds of each token of so many series."""
+    def decode(self, depth: int, series: int) -> Steps:
+        """Each token of so many series."""
         plan = self.plan
-        return self.worker.ask(
-            Steps, "decode", depth=depth, warm_up=plan.warm_up_steps, steps=plan.steps, series=series
-        ).seconds
+        return self.worker.ask(Steps, "decode", depth=depth, warm_up=plan.warm_up_steps, steps=plan.steps, series=series)
 
     def series_for(self, depth: int, seconds: float) -> int:
         """How many series take at least so long, by the fastest token of one that is not kept."""
-        return max(1, math.ceil(seconds / min(self.decode(depth, 1)) / self.plan.steps))
+        return max(1, math.ceil(seconds / min(self.decode(depth, 1).seconds) / self.plan.steps))
 
     def end_round(self) -> None:
         self.samples.memory["end"] = self.worker.ask(Memory, "memory")
@@ -198,7 +206,9 @@ class RunningCell:
             plan=self.plan,
             rounds_done=rounds_done,
             interleaving=interleaving,
-            timings=self.samples.timings(self.plan.prompt) if timed else Timings((), None, (), ()),
+            timings=self.samples.timings(self.plan.prompt, self.plan.rounds_a_start if interleaving == "resident" else 1)
+            if timed
+            else Timings((), None, (), ()),
             memory=self._memory(self._loaded, self.samples.memory if timed else {}),
             greedy_ids=self._ids,
             app=self._app,

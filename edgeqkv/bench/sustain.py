@@ -22,7 +22,7 @@ def energy_of(cell: RunningCell, depths: Sequence[int]) -> Energy | None:
         if source is None:
             return None
         while time.monotonic() - start < SECONDS:
-            tokens += len(cell.decode(depth, series))
+            tokens += len(cell.decode(depth, series).seconds)
             readings.append(read_energy(cell.bench.device))
         taken = joules(readings, time.monotonic() - start)
         if taken is not None:
@@ -38,7 +38,7 @@ def sustained(cell: RunningCell, depth: int, seconds: float, progress: Callable[
     start, passed = time.monotonic(), 0.0
     while passed < seconds:
         progress(passed)
-        times = cell.decode(depth, series)
+        times = cell.decode(depth, series).seconds
         vitals, passed = read_vitals(cell.bench.device), time.monotonic() - start
         windows.append(
             SustainedWindow(

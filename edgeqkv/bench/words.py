@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from edgeqkv.bench.ratio import disturbed
 from edgeqkv.bench.record import APP, Record
 from edgeqkv.bench.stopping import widest_interval
 from edgeqkv.targets import targets
@@ -62,6 +63,12 @@ def notes(run: Sequence[Record]) -> list[str]:
             f"the widest interval of a ratio is ±{widest:.1%}" if widest and math.isfinite(widest) else "ratios are not known"
         )
         out.append(f"the time was up before every ratio was known to ±{plan.precision:.1%}: {known}; --time gives it more")
+    busy = max((disturbed(timing) for record in run for timing in record.timings.decode), default=0)
+    if 4 * busy > run[0].rounds_done:
+        out.append(
+            f"other programs had the processors in {busy} of {run[0].rounds_done} rounds, which do not count for ratios; "
+            "end them, or give fewer --threads"
+        )
     if any(map(_was_hidden, run)):
         out.append("the app was not in front all the time, or the screen was off: Android gives such an app fewer cores")
     if any(record.subject.baseline == "random weights" for record in run):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -76,7 +77,7 @@ class Worker:
         return Elapsed(time.perf_counter() - start)
 
     def decode(self, depth: int, warm_up: int, steps: int, series: int = 1) -> Steps:
-        timed = []
+        timed, before, begin = [], waited_for_processor(), time.perf_counter()
         for _ in range(series):
             tokens, seconds = self._random(warm_up + steps), []
             self._go_to(depth - warm_up)
@@ -85,7 +86,8 @@ class Worker:
                 int(np.argmax(self.session.step(token)))
                 seconds.append(time.perf_counter() - start)
             timed += seconds[warm_up:]
-        return Steps(tuple(timed))
+        taken, after = time.perf_counter() - begin, waited_for_processor()
+        return Steps(tuple(timed), None if before is None or after is None else max(0.0, after - before) / taken)
 
     def bandwidth(self, threads: int, mib: int) -> ReadRate:
         return ReadRate(read_bandwidth(threads, mib), "numpy")
@@ -117,6 +119,15 @@ def read_bandwidth(threads: int, mib: int) -> float:
             list(pool.map(np.max, parts))
             seconds.append(time.perf_counter() - start)
     return words.nbytes / min(seconds)
+
+
+def waited_for_processor() -> float | None:
+    """Seconds that this process's threads together have waited for a processor, as runtimes/run/waiting.h reads it."""
+    found = []
+    for thread in Path("/proc/self/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            found.append(int(thread.read_text().split()[1]))
+    return 1e-9 * sum(found) if found else None
 
 
 def _versions(*packages: str) -> dict[str, str]:

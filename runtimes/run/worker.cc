@@ -10,6 +10,7 @@
 
 #include "../native/src/limits.h"
 #include "bandwidth.h"
+#include "waiting.h"
 
 namespace edgeqkv {
 namespace {
@@ -76,6 +77,14 @@ class Worker {
 
   std::string decode(int64_t depth, int64_t warm_up, int64_t steps, int64_t series) {
     if (depth < warm_up) throw Error("decoding is measured from depth " + json(warm_up) + " on");
+    const double before = waited_for_processor();
+    std::vector<double> seconds;
+    const double taken = seconds_of([&] { seconds = timed(depth, warm_up, steps, series); });
+    const std::string waited = before < 0 ? "null" : json(std::max(0.0, waited_for_processor() - before) / taken);
+    return "{\"seconds\": " + json(seconds) + ", \"waited\": " + waited + "}";
+  }
+
+  std::vector<double> timed(int64_t depth, int64_t warm_up, int64_t steps, int64_t series) {
     std::vector<double> seconds;
     for (; series > 0; series--) {
       const std::vector<int64_t> ids = random(warm_up + steps);
@@ -85,7 +94,7 @@ class Worker {
         if (i >= warm_up) seconds.push_back(taken);
       }
     }
-    return "{\"seconds\": " + json(seconds) + "}";
+    return seconds;
   }
 
   int64_t depth() const { return edgeqkv_session_depth(opened_->session.get()); }

@@ -2,17 +2,19 @@
 
 import math
 import random
+import statistics
 import time
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 from records import changed, made_record
 
 from edgeqkv.bench.compared import Baselines, deepest, pairs
-from edgeqkv.bench.ratio import Ratio, speed_ratio
+from edgeqkv.bench.ratio import ALPHA, EFFECT_VARIANCE, Ratio, largest_t, observations, speed_ratio
 from edgeqkv.bench.timing import timing
 
-ROUNDS, STEPS = 5, 8
+ROUNDS, STEPS = 12, 8
 
 
 def samples(random_, drift, slowdown=1.0, bias=0.0):
@@ -46,17 +48,48 @@ def test_a_difference_too_small_to_matter_is_not_called_one():
     assert sum(run(seed, bias=0.02).differs for seed in range(200)) <= 4
 
 
-def test_one_round_says_nothing():
-    assert speed_ratio(timing(1, 1, (1.0, 1.1)), timing(1, 1, (1.0, 1.1)), 1) is None
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_few_rounds_say_nothing(rounds):
+    assert speed_ratio(timing(1, 1, (1.0,) * rounds), timing(1, 1, (1.0,) * rounds), rounds) is None
 
 
 def test_a_known_interval():
-    """Logarithms of the round ratios 0.1, 0.2, 0.3: mean 0.2, deviation 0.1, t(0.995, 2) = 9.925."""
-    ours = timing(1, 1, tuple(math.exp(x) for x in (0.1, 0.2, 0.3)))
-    ratio = speed_ratio(ours, timing(1, 1, (1.0, 1.0, 1.0)), 3)
-    half = 9.925 * 0.1 / math.sqrt(3)
-    assert ratio.value == pytest.approx(math.exp(0.2))
-    assert (ratio.low, ratio.high) == pytest.approx((math.exp(0.2 - half), math.exp(0.2 + half)), rel=1e-3)
+    """Of ten logarithms of which the outer ones, 0.0 and 9.0, count as their neighbours 0.1 and 0.6: kept are 0.1 ... 0.6."""
+    logs = (0.3, 9.0, 0.1, 0.5, 0.2, 0.6, 0.0, 0.4, 0.35, 0.35)
+    ratio = speed_ratio(timing(1, 1, tuple(map(math.exp, logs))), timing(1, 1, (1.0,) * 10), 10)
+    winsorised = (0.1, 0.1, 0.2, 0.3, 0.35, 0.35, 0.4, 0.5, 0.6, 0.6)
+    error = math.sqrt(9 * statistics.variance(winsorised) / (8 * 7))
+    assert ratio.value == pytest.approx(math.exp(0.35))
+    assert (ratio.low, ratio.high) == pytest.approx(tuple(math.exp(0.35 + side * largest_t(8) * error) for side in (-1, 1)))
+    assert math.exp(0.35) * (1 + ratio.half_width) == pytest.approx(ratio.high)
+
+
+@pytest.mark.parametrize("count", [5, 20, 200])
+def test_the_largest_t_is_where_the_bayes_factor_is_a_hundred(count):
+    """By integrals: over effects ~ N(0, v) times the deviation s, and over s with the prior 1 / s, of data with that t."""
+    mean, squares = largest_t(count) / math.sqrt(count), count - 1  # about the mean, so that their deviation is 1
+    s = np.geomspace(0.02, 50, 4000)
+
+    def likelihood(effect):
+        return np.trapezoid(np.exp(-count * np.log(s) - (squares + count * (mean - effect * s) ** 2) / (2 * s * s)) / s, s)
+
+    effects = np.random.default_rng(0).normal(0, math.sqrt(EFFECT_VARIANCE), 4000)
+    assert np.mean([likelihood(effect) for effect in effects]) / likelihood(0.0) == pytest.approx(1 / ALPHA, rel=0.1)
+
+
+def test_two_starts_make_an_observation():
+    assert observations([0.1, 0.3, 0.2, 0.6, 9.0], 2) == [pytest.approx(0.3)]
+    assert observations([0.1, None, None, 0.5, None, None, None, None], 2) == [pytest.approx(0.3)]
+    assert observations([0.1, None, 0.3], 1) == [0.1, 0.3]
+
+
+def test_a_round_in_which_one_had_to_wait_does_not_count():
+    quiet, busy = (1.0,) * 6, (1.0, 1.0, 1.0, 1.0, 1.0, 7.0)
+    waited = (0.0,) * 5 + (0.5,)
+    one = timing(1, 1, quiet)
+    assert speed_ratio(one, timing(1, 1, busy, waited), 6) == Ratio(1.0, 1.0, 1.0)
+    assert speed_ratio(timing(1, 1, busy, waited), one, 6) == Ratio(1.0, 1.0, 1.0)
+    assert speed_ratio(one, timing(1, 1, busy, (0.5,) * 6), 6) is None
 
 
 @pytest.mark.parametrize(
@@ -91,10 +124,10 @@ def test_of_two_that_are_as_alike_the_first_is_the_baseline():
 def test_ten_thousand_records_of_a_run_are_paired_in_seconds():
     plain, ours = made_record(), made_record("Q-MQA", cache="int8")
     run = [one for i in range(5000) for one in (changed(plain, kernel=f"k{i}"), changed(ours, kernel=f"k{i}"))]
-    start = time.monotonic()
+    start = time.process_time()
     baselines = Baselines(run)
     assert all(baselines.of(record) is run[i - 1] for i, record in enumerate(run) if i % 2)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_decoding_is_compared_where_both_were_measured():
@@ -107,7 +140,7 @@ def test_decoding_is_compared_where_both_were_measured():
 
 def test_samples_at_the_ends_of_what_a_record_holds():
     """The interval is then as wide as a number can be."""
-    ratio = speed_ratio(timing(1, 1, (1e9, 1e-12)), timing(1, 1, (1e-12, 1e9)), 2)
+    ratio = speed_ratio(timing(1, 1, (1e9, 1e-12) * 4), timing(1, 1, (1e-12, 1e9) * 4), 8)
     assert not ratio.differs
 
 

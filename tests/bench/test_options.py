@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgeqkv.bench.options import numbers, parse_size
+from edgeqkv.bench.options import numbers, parse_percent, parse_size, parse_time
 from edgeqkv.errors import EdgeQKVError
 
 
@@ -38,3 +38,21 @@ def test_sizes(text, size):
 def test_other_sizes_are_refused(text):
     with pytest.raises(EdgeQKVError, match="--ram-budget takes a size like 512MiB or 2GiB"):
         parse_size(text, "--ram-budget")
+
+
+@pytest.mark.parametrize(("text", "share"), [("3%", 0.03), ("0.5 %", 0.005), ("0.03", 0.03), (".1", 0.1)])
+def test_shares(text, share):
+    assert parse_percent(text, "--precision") == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1.5h", 5400)])
+def test_times(text, seconds):
+    assert parse_time(text, "--time") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "3%%", "5 minutes", "1e3", "nan"])
+def test_other_shares_and_times_are_refused(text):
+    with pytest.raises(EdgeQKVError, match="--precision takes a share like"):
+        parse_percent(text, "--precision")
+    with pytest.raises(EdgeQKVError, match="--time takes a time like"):
+        parse_time(text, "--time")
