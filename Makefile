@@ -12,7 +12,7 @@ ORT_HEADERS := build/onnxruntime-headers
 OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 
 .PHONY: help setup demo test android-jvm android-app-test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 \
-	runner-aarch64 android-native apk check-ort-api wheels lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-memory bench-linear bench-attention \
+	runner-aarch64 android-native apk check-ort-api wheels lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-memory bench-linear bench-attention bench-int4 compare-int4 \
 	bench-bundles bench-peers docs clean
 
 help:
@@ -40,6 +40,7 @@ help:
 	@echo "make bench-sessions   saving, restoring and forking a session against prefilling it again"
 	@echo "make bench-memory     what the memory of a process consists of, for each engine"
 	@echo "make bench-linear     ONNX Runtime's quantised linear alone, by tokens, block and bits"
+	@echo "make bench-int4       int4 weights against int8: files, decoding, and the quality of each way to round"
 	@echo "make bench-attention  the forms of attention in the ONNX graph against each other"
 	@echo "make bench-peers      llama.cpp in turns with ours at 300M; compiles it once, about 10 minutes"
 	@echo "make clean            remove .venv and build"
@@ -220,6 +221,21 @@ bench-linear: setup
 bench-attention: setup
 	$(BIN)/python experiments/attention_forms.py
 
+# The int8 bundle is the one of bench-bundles. What is there is kept: remove build/bench/q-mqa-int4* to export anew.
+bench-int4: setup
+	@model=$(BENCH)/models/q-mqa; \
+	test -d $$model || $(BIN)/edgeqkv new paper-300m --variant Q-MQA --out $$model || exit; \
+	for weights in int8 int4 int4-all; do \
+		out=$(BENCH)/q-mqa-$$weights; \
+		test -d $$out || $(BIN)/edgeqkv export $$model --out $$out --weights $$weights --cache int8 --target onnx \
+			--target executorch || exit; \
+	done
+	@$(BIN)/python experiments/int4_speed.py $(addprefix $(BENCH)/q-mqa-,int8 int4 int4-all)
+	@echo; echo "# Quality, on the shipped models"; $(BIN)/python experiments/int4_methods.py
+
+compare-int4: setup
+	$(BIN)/python experiments/int4_methods.py
+
 # Compiled for this machine's processor, and kept. The versions are those of the extra "peers".
 PEERS := build/peers
 PEER_PACKAGES := $(shell sed -n '/^peers = /{s/^.*\[//;s/\]//;s/", "/" "/gp}' pyproject.toml)
@@ -233,7 +249,7 @@ $(PEERS)/wheels/$(subst ==,-,$(LLAMA)).built: | setup
 
 bench-peers: bench-bundles $(PEERS)/wheels/$(subst ==,-,$(LLAMA)).built
 	@$(BIN)/pip install --quiet --find-links $(PEERS)/wheels $(PEER_PACKAGES)
-	$(BIN)/python experiments/peers.py $(PEERS)
+	@for bits in 8 4; do $(BIN)/python experiments/peers/peers.py $(PEERS) $$bits || exit; done
 
 clean:
 	rm -rf $(VENV) build

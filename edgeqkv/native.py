@@ -15,13 +15,14 @@ from edgeqkv.errors import EdgeQKVError, MissingPackage
 LIBRARY = "runtimes/native/libedgeqkv"
 HEADERS = "runtimes/native/include/edgeqkv.h"
 RUNNER = "runtimes/run/edgeqkv-run"
+SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 
 
 @functools.cache
 def native_library(name: str, cure: str = "install edgeqkv again on this machine") -> Path:
-    """Where the library ``name`` (its path in the package, without ".so") lies; :class:`MissingPackage` says why it cannot be
-    used, and ``cure`` what to do when it does not load."""
-    path = native_file(f"{name}.so")
+    """Where the library ``name`` (its path in the package, without its suffix) lies; :class:`MissingPackage` says why it cannot
+    be used, and ``cure`` what to do when it does not load."""
+    path = native_file(f"{name}{SUFFIX}")
     try:
         ctypes.CDLL(str(path))
     except OSError as error:
@@ -56,7 +57,7 @@ def native_file(name: str, otherwise: str | None = None) -> Path:
 
 def compiler_flags(cflags: bool, libs: bool) -> str:
     """Flags for a compiler: where the header lies, and the library with its place for the dynamic linker."""
-    header, library = native_file(HEADERS), native_file(f"{LIBRARY}.so")
+    header, library = native_file(HEADERS), native_file(f"{LIBRARY}{SUFFIX}")
     flags = [f"-I{header.parent}"] if cflags else []
     flags += [f"-L{library.parent}", f"-Wl,-rpath,{library.parent}", "-ledgeqkv"] if libs else []
     return " ".join(flags)

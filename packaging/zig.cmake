@@ -28,6 +28,7 @@ endforeach()
 set(CMAKE_CXX_COMPILER ${EDGEQKV_ZIG} c++ -target ${machine}-linux-gnu.${glibc} -nostdinc++ -nostdlib++)
 set(CMAKE_CXX_FLAGS_INIT "${includes} -include \"${CMAKE_CURRENT_LIST_DIR}/older/libstdcxx.h\"")
 set(CMAKE_CXX_STANDARD_LIBRARIES_INIT "${libraries}")
+set(EDGEQKV_DOT_PRODUCT -mcpu=generic+v8_2a+dotprod)
 # Stripped (-s) here, because Debian's strip knows this machine alone. So does its ar, which is why zig archives too. Debian's libraries
 # ask for a newer glibc than the stubs', those on the wheel's system do not.
 foreach(kind SHARED MODULE EXE)

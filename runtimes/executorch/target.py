@@ -10,7 +10,7 @@ from edgeqkv.config import ModelConfig, Row
 from edgeqkv.engine import Engine
 from edgeqkv.errors import EdgeQKVError, MissingPackage, require
 from edgeqkv.manifest import Artifact, Executor, Manifest
-from edgeqkv.native import native_file, native_library
+from edgeqkv.native import SUFFIX, native_file, native_library
 from edgeqkv.parameters import parameter_shapes
 from edgeqkv.runtimes.operator import WIDEST_ROW, operator_takes
 from edgeqkv.targets import Demand, Progress, Request, Target
@@ -133,11 +133,11 @@ class Executorch(Target):
 def session_library() -> Path:
     """Where our compiled session lies; :class:`MissingPackage` says why it cannot be used."""
     try:
-        native_file(f"{LIBRARY}.so")
+        native_file(f"{LIBRARY}{SUFFIX}")
     except MissingPackage as error:
         raise MissingPackage(
-            "this edgeqkv was installed without its ExecuTorch session; the published wheels for Linux have it, and in a clone "
-            f'pip install "executorch=={VERSION}", then EDGEQKV_EXECUTORCH=ON pip install --force-reinstall --no-deps . build it'
+            "this edgeqkv was installed without its ExecuTorch session; the published wheels for Linux have it; in a clone "
+            f'pip install "executorch=={VERSION}", then EDGEQKV_EXECUTORCH=ON pip install --force-reinstall --no-deps .'
         ) from error
     try:
         return native_library(LIBRARY)

@@ -1,6 +1,7 @@
 """What edgeqkv knows of ONNX Runtime."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 from edgeqkv.cache import CacheLayout, check_capacity
@@ -79,7 +80,8 @@ class Onnx(Target):
         spec = importlib.util.find_spec("onnxruntime")
         if spec is None or not spec.submodule_search_locations:
             return None
-        found = sorted(Path(spec.submodule_search_locations[0]).glob("capi/libonnxruntime.so*"))
+        pattern = "libonnxruntime*.dylib" if sys.platform == "darwin" else "libonnxruntime.so*"
+        found = sorted((Path(spec.submodule_search_locations[0]) / "capi").glob(pattern))
         return (found[0],) if found else None
 
     def tolerances(self, artifact: Artifact) -> dict[str, float]:
