@@ -22,6 +22,7 @@ from edgeqkv.weights import TABLES, BlockInt4, Formats, Plain, WeightFormat, blo
 
 MODELS = ("qkv", "q-kv", "q-mqa")
 TOKENS, WINDOW = 4096, 512
+KINDS = ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc", "mlp.proj", "wte")
 AWQ_POWERS = np.linspace(0, 1, 11)
 NORMS = {"ln_1": ("attn.q", "attn.k", "attn.v"), "ln_2": ("mlp.fc", "mlp.gate")}  # and the linears that read them
 
@@ -42,6 +43,12 @@ def formats_of(block: int, tables: int | None, scheme: str = "int4") -> Formats:
     return choose
 
 
+def alone(kind: str) -> Formats:
+    """One kind of matrix in int4, the others in int8: how much it is harmed."""
+    return lambda name, shape: (INT4_ALL if kind in name else INT8)(name, shape)
+
+
+INT8 = formats_of(128, None, "int8")
 INT4, INT4_ALL = formats_of(128, None), formats_of(128, 128)
 
 
@@ -153,7 +160,7 @@ def main() -> None:
         reference = log_probabilities(model, weights, text)
         perplexity = F.nll_loss(reference[:, :-1].flatten(0, 1), text[:, 1:].flatten()).exp()
         cases: dict[str, Callable[[], Weights]] = {
-            "int8": lambda w=weights: one_by_one(w, formats_of(128, None, "int8"), BlockInt4.quantize),
+            "int8": lambda w=weights: one_by_one(w, INT8, BlockInt4.quantize),
             "int4: to the nearest": lambda w=weights: one_by_one(w, INT4, BlockInt4.quantize),
             "int4: HQQ": lambda w=weights: one_by_one(w, INT4, hqq),
             "int4: searched scales": lambda w=weights: one_by_one(w, INT4, searched),
@@ -163,6 +170,11 @@ def main() -> None:
             "int4-all: to the nearest": lambda w=weights: one_by_one(w, INT4_ALL, BlockInt4.quantize),
             "int4-all: GPTQ": lambda w=weights, m=model: gptq(m, w, INT4_ALL),
             "int4-all: GPTQ, blocks of 32": lambda w=weights, m=model: gptq(m, w, formats_of(32, 32)),
+        }
+        cases |= {
+            f"GPTQ, {kind} alone": lambda w=weights, m=model, k=kind: gptq(m, w, alone(k))
+            for kind in KINDS
+            if any(kind in key for key in weights)
         }
         for case, make in cases.items():
             ours = log_probabilities(model, make(), text)
