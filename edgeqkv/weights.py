@@ -20,6 +20,7 @@ INT4: dict[str, dict[str, float]] = {
     "int4": {"mean_kl": 1e-2, "perplexity_percent": 1.5},
     "int4-all": {"mean_kl": 4e-2, "perplexity_percent": 4.0},
 }
+CACHED = (".attn.k.weight", ".attn.v.weight", ".attn.kv_a.weight", ".attn.k_rope.weight")
 TABLES = ("wte.weight", "head.weight")
 BLOCK_SIZES = (128, 64, 32, 16)
 
@@ -158,9 +159,14 @@ def with_int8_cache(limits: dict[str, float], held: bool) -> dict[str, float]:
     return {name: limit + {"mean_kl": 2e-3, "perplexity_percent": 0.5}[name] * held for name, limit in limits.items()}
 
 
-def in_int4(scheme: str, name: str) -> bool:
-    """Whether a scheme puts a matrix that can be int4 into it."""
-    return scheme == "int4-all" or (scheme == "int4" and name not in TABLES)
+def in_int4(scheme: str, name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a scheme puts a matrix [rows, columns] that can be int4 into it.
+
+    Not what makes a cached row that many query heads read, a quarter as wide as its input or less: there int4 costs much and
+    saves next to nothing (docs/weights.md).
+    """
+    shared = name.endswith(CACHED) and 4 * shape[0] <= shape[1]
+    return scheme in INT4 and not shared and (scheme == "int4-all" or name not in TABLES)
 
 
 def _block(scheme: str, columns: int, largest: int, smallest: int) -> int:

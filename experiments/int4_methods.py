@@ -18,7 +18,7 @@ from edgeqkv.export.calibrate import round_matrices
 from edgeqkv.export.int4 import searched
 from edgeqkv.model_folder import Model, read_model
 from edgeqkv.tables import table
-from edgeqkv.weights import TABLES, BlockInt4, Formats, Plain, WeightFormat, block_int4, block_int8
+from edgeqkv.weights import TABLES, BlockInt4, Formats, Plain, WeightFormat, block_int4, block_int8, in_int4
 
 MODELS = ("qkv", "q-kv", "q-mqa")
 TOKENS, WINDOW = 4096, 512
@@ -30,13 +30,13 @@ Weights = dict[str, np.ndarray]
 Quantize = Callable[[BlockInt4, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def formats_of(block: int, tables: int | None, scheme: str = "int4") -> Formats:
-    """``tables`` is the block of an embedding and head in int4; None keeps them in int8."""
+def formats_of(block: int, tables: int | None, scheme: str = "int4", mixed: bool = True) -> Formats:
+    """``tables`` is the block of an embedding and head in int4; None keeps them in int8. Without ``mixed`` int4 is for all."""
 
     def choose(name: str, shape: tuple[int, ...]) -> WeightFormat:
         if len(shape) < 2 or name == "wpe.weight":
             return Plain("float32")
-        if scheme == "int8" or (name in TABLES and tables is None):
+        if scheme == "int8" or (name in TABLES and tables is None) or (mixed and not in_int4("int4-all", name, shape)):
             return block_int8(shape[-1])
         return block_int4(shape[-1], tables if name in TABLES and tables else block, 16)
 
@@ -45,10 +45,11 @@ def formats_of(block: int, tables: int | None, scheme: str = "int4") -> Formats:
 
 def alone(kind: str) -> Formats:
     """One kind of matrix in int4, the others in int8: how much it is harmed."""
-    return lambda name, shape: (INT4_ALL if kind in name else INT8)(name, shape)
+    return lambda name, shape: (WITHOUT_MIXING if kind in name else INT8)(name, shape)
 
 
 INT8 = formats_of(128, None, "int8")
+WITHOUT_MIXING = formats_of(128, 128, mixed=False)
 INT4, INT4_ALL = formats_of(128, None), formats_of(128, 128)
 
 
@@ -113,8 +114,9 @@ def awq(model: Model, weights: Weights, formats: Formats) -> Weights:
                 for name in names:
                     weight = weights[f"{name}.weight"]
                     form = formats(f"{name}.weight", weight.shape)
-                    assert isinstance(form, BlockInt4)
-                    error = form.restore(*searched(form, weight * factor)) / factor - weight
+                    assert not isinstance(form, Plain)
+                    quantize = searched if isinstance(form, BlockInt4) else type(form).quantize
+                    error = form.restore(*quantize(form, weight * factor)) / factor - weight  # type: ignore[arg-type]
                     total += float(((error @ products) * error).sum())
                 return total
 

@@ -19,7 +19,7 @@ def weight_formats(scheme: str) -> Formats:
     def choose(name: str, shape: tuple[int, ...]) -> WeightFormat:
         if scheme == "fp16" or len(shape) < 2 or name == "wpe.weight":
             return Plain("float16")
-        if len(shape) == 2 and in_int4(scheme, name):
+        if len(shape) == 2 and in_int4(scheme, name, shape):
             return block_int4(shape[-1], INT4_BLOCK, 16, "float16")
         return RowInt8("float16")
 

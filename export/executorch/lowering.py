@@ -40,7 +40,9 @@ def weight_formats(scheme: str) -> Formats:
         products = len(shape) == 3 and shape[2] % PRODUCT_WIDTH == 0
         if scheme == "fp32" or name == "wpe.weight" or not (len(shape) == 2 or products):
             return Plain("float32")
-        return block_int4(shape[-1], INT4_BLOCK, 32, "bfloat16") if in_int4(scheme, name) and not products else RowInt8()
+        if products or not in_int4(scheme, name, shape):
+            return RowInt8()
+        return block_int4(shape[-1], INT4_BLOCK, 32, "bfloat16")
 
     return choose
 

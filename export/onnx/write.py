@@ -39,7 +39,7 @@ def weight_formats(scheme: str, products: bool) -> Formats:
             return Plain("float32")
         if len(shape) == 3:
             return RowInt8() if products else Plain("float32")
-        return block_int4(shape[-1], INT4_BLOCK, 16) if in_int4(scheme, name) else block_int8(shape[-1])
+        return block_int4(shape[-1], INT4_BLOCK, 16) if in_int4(scheme, name, shape) else block_int8(shape[-1])
 
     return choose
 

@@ -1,11 +1,11 @@
 """int4 weights: how they are rounded, how each target stores them, and that a runtime computes with what was stored."""
 
-import edgeqkv
 import numpy as np
 import pytest
 from conftest import MODELS, one_sentence, tiny_config
 from msgspec.structs import replace
 
+import edgeqkv
 from edgeqkv.bundle import read_bundle
 from edgeqkv.config import Head
 from edgeqkv.corpus import token_windows
@@ -105,7 +105,11 @@ def test_which_tensors_are_int4():
         ("int4 block 32", "int4 block 16"),
         ("int4 block 16", "int4 block 16"),
     ]
-    assert not in_int4("int8", "h.0.attn.q.weight")
+    assert not in_int4("int8", "h.0.attn.q.weight", (64, 64))
+    # The row that all heads of Q-MQA read stays int8: it is small, and all of them see its error.
+    assert names["h.*.attn.k.weight"] == "int8 block 64"
+    assert in_int4("int4", "h.0.attn.k.weight", (64, 64))
+    assert not in_int4("int4-all", "h.0.attn.k.weight", (16, 64))
     with pytest.raises(edgeqkv.EdgeQKVError, match="multiple of 32, found 48; export with --weights int8 or fp32"):
         block_int4(48, 32, 32)
 
