@@ -12,7 +12,7 @@ from edgeqkv.corpus import token_windows
 from edgeqkv.eager import EagerModel
 from edgeqkv.export.int4 import FACTORS, gptq, searched
 from edgeqkv.export.rounding import rounding
-from edgeqkv.model_folder import Model, read_model
+from edgeqkv.model_folder import Model, read_model, write_model
 from edgeqkv.parameters import parameter_shapes
 from edgeqkv.runtimes import open_artifact
 from edgeqkv.text import Text
@@ -195,11 +195,15 @@ def test_executorch_computes_with_what_is_stored_and_stores_the_table_once(model
     from edgeqkv.export.executorch.lowering import weight_formats
     from edgeqkv.export.onnx.verbs import two_in_a_byte
 
-    edgeqkv.export(MODELS / "q-mqa", tmp_path / "b", weights="int4-all", targets=["executorch"])
+    shipped = models["shipped"]
+    config = replace(shipped.config, n_layer=1)
+    model = Model(config, {name: shipped.weights[name] for name in parameter_shapes(config)}, shipped.tokenizer, Text(), "")
+    write_model(tmp_path / "model", model, "# the first layer\n")
+    edgeqkv.export(tmp_path / "model", tmp_path / "b", weights="int4-all", targets=["executorch"])
     formats = weight_formats("int4-all")
-    weights, _ = restored(models["shipped"], formats, None, tmp_path)
-    assert closeness(edgeqkv.open(tmp_path / "b"), models["shipped"], weights, 32) < 0.12
-    made = rounding(models["shipped"], formats, None, tmp_path, lambda stage: None)
+    weights, _ = restored(model, formats, None, tmp_path)
+    assert closeness(edgeqkv.open(tmp_path / "b"), model, weights, 32) < 0.12
+    made = rounding(model, formats, None, tmp_path, lambda stage: None)
     table = made.quantized("wte.weight", formats("wte.weight", weights["wte.weight"].shape))[0]
     assert (tmp_path / "b/executorch/model.pte").read_bytes().count(two_in_a_byte(table).tobytes()) == 1
 
