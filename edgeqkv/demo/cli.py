@@ -13,23 +13,22 @@ def demo(
     out: Annotated[
         Path, typer.Option("--out", help="Folder for bundles, records and the report; exports are kept there.")
     ] = Path("edgeqkv-demo"),
-    limit: Annotated[str, typer.Option("--time", help="Measure for at most this time.")] = "2m",
+    rounds: Annotated[int, typer.Option(help="Rounds of measuring, 5 or more.")] = 6,
 ) -> None:
     """Show the gain: QKV as a team has it today against Q-K=V and Q-MQA, at 300M parameters on this machine."""
-    from edgeqkv.bench.options import parse_time
+    from edgeqkv.bench.ratio import FEWEST
     from edgeqkv.demo.kept import forget_old
     from edgeqkv.demo.running import run_all
     from edgeqkv.demo.script import closing, gain, stories
     from edgeqkv.errors import EdgeQKVError
 
-    seconds = parse_time(limit, "--time")
-    if seconds < 10:
-        raise EdgeQKVError(f"--time must be at least 10 seconds for an interval to mean anything, found {limit!r}")
+    if rounds < FEWEST:
+        raise EdgeQKVError(f"--rounds must be at least {FEWEST} for an interval to mean anything, found {rounds}")
     for model in models or ():
         if not (model / "config.json").is_file():
             raise EdgeQKVError(f"{model} is no model folder: it holds no config.json")
     large = out / "300m"
     forget_old(large)
     (large / "results.jsonl").unlink(missing_ok=True)
-    run_all([*stories(models or (), out), *gain(large, seconds)])
+    run_all([*stories(models or (), out), *gain(large, rounds)])
     print(closing(large))

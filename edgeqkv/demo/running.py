@@ -39,13 +39,12 @@ class Pace:
         self._took = self._expected = 30.0
 
     def took(self, command: Command, seconds: float) -> None:
-        if not command.timed:
-            self._took += seconds
-            self._expected += command.seconds
+        self._took += seconds
+        self._expected += command.seconds
 
     def left(self, commands: Sequence[Command]) -> float:
         """Seconds that these will take."""
-        return sum(command.seconds * (1.0 if command.timed else self._took / self._expected) for command in commands)
+        return sum(command.seconds for command in commands) * self._took / self._expected
 
 
 def in_words(seconds: float) -> str:

@@ -17,20 +17,21 @@ VARIANTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "q-kv": ("Q-K=V", {"int8": ("fused",)}),
     "q-mqa": ("Q-MQA", {"int8": ("fused",)}),
 }
-PRESET, DEPTHS = "paper-300m", "128,1024,2000"
+PRESET, DEPTHS = "paper-300m", "128,2000"
+ROUND_S = 45.0  # seconds of a round, in which every process is started anew
 NOTE = "The weights are random: this shows memory and speed, and says nothing about quality."
 
 
 @dataclass(frozen=True)
 class Command:
-    """Arguments of edgeqkv. ``seconds`` is what it takes on two cores of a server of 2024, for the time that is left; ``timed``
-    where it takes that everywhere. It is left out where the folder is there that it ``makes``. The folder that it ``removes``
-    is not needed after it. ``said`` is a heading above it; what it prints goes to the file ``prints_to``, where
-    the report tells it better."""
+    """Arguments of edgeqkv. ``seconds`` is what it takes on two cores of a server of 2024, for the time that is left.
+
+    It is left out where the folder is there that it ``makes``. The folder that it ``removes`` is not needed after it. ``said``
+    is a heading above it; what it prints goes to the file ``prints_to``, where the report tells it better.
+    """
 
     arguments: tuple[str, ...]
     seconds: float
-    timed: bool = False
     makes: Path | None = None
     removes: Path | None = None
     said: str = ""
@@ -52,8 +53,8 @@ def stories(models: Sequence[Path], out: Path) -> list[Command]:
     return found
 
 
-def gain(folder: Path, seconds: float) -> list[Command]:
-    """The 300M geometry with random weights; ``seconds`` of measuring."""
+def gain(folder: Path, rounds: int) -> list[Command]:
+    """The 300M geometry with random weights, measured in so many ``rounds``."""
     found, named = [], []
     for name, (variant, caches) in VARIANTS.items():
         model = folder / "models" / name
@@ -67,10 +68,10 @@ def gain(folder: Path, seconds: float) -> list[Command]:
             found.append(Command(exporting, 18 if cache == "int8" else 7, makes=bundle, removes=last))
             named += [f"{bundle}:{kernel}" for kernel in caches[cache]]
     results, report = folder / "results.jsonl", folder / "report.html"
-    measuring = ("bench", *named, "--depths", DEPTHS, "--prompt", "64", "--time", f"{seconds:g}s", "--results", str(results))
-    found.append(
-        Command(measuring, seconds + 15, timed=True, said="Measured in turn, in one run", prints_to=folder / "tables.md")
-    )
+    measuring = ("bench", *named, "--depths", DEPTHS, "--prompt", "64", "--rounds", str(rounds), "--fill", "zeros")
+    measuring += ("--results", str(results))
+    said = "Measured in turn, in one run"
+    found.append(Command(measuring, rounds * ROUND_S, said=said, prints_to=folder / "tables.md"))
     found.append(Command(("report", str(results), "--out", str(report), "--note", NOTE), 2, said="What came out"))
     return found
 
