@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import MODELS, one_sentence, tiny_config
+from conftest import MODELS, one_sentence, tiny_config, tiny_weights
 from msgspec.structs import replace
+from row_models import ROW_MODELS
 
 import edgeqkv
 from edgeqkv.bundle import read_bundle
@@ -188,6 +189,23 @@ def test_onnx_computes_with_what_is_stored_and_so_does_the_c_library(models, sch
     assert any(line.startswith(f"  {table}: ") and "wte" in line for line in outcome.out.splitlines())
     with edgeqkv.open(tmp_path / "b", runtime="native") as native, edgeqkv.open(tmp_path / "b") as python:
         assert np.array_equal(native.prefill([5, 6, 7]), python.prefill([5, 6, 7]))
+
+
+def test_latent_attention_keeps_its_products_in_int8(tmp_path, letters):
+    from edgeqkv.export.onnx.write import weight_formats
+
+    config = ROW_MODELS["MLA"]
+    model = Model(config, tiny_weights(config), letters, Text(), "")
+    write_model(tmp_path / "model", model, "# small\n")
+    edgeqkv.export(tmp_path / "model", tmp_path / "b", weights="int4")
+    weights, _ = restored(model, weight_formats("int4", products=True), None, tmp_path)
+    manifest = read_bundle(tmp_path / "b")
+    fused = next(artifact for artifact in manifest.artifacts if artifact.kernel == "fused")
+    formats = fused.weights.formats
+    assert formats["h.*.attn.k_b.weight"] == formats["h.*.attn.v_b.weight"] == "int8 row"
+    assert formats["h.*.attn.k_rope.weight"] == "int8 block 64"
+    assert formats["h.*.mlp.gate.weight"] == "int4 block 64, GPTQ"
+    assert closeness(open_artifact(tmp_path / "b", manifest, fused), model, weights, 32) < 0.12
 
 
 def test_executorch_computes_with_what_is_stored_and_stores_the_table_once(models, tmp_path):
