@@ -67,7 +67,7 @@ def test_the_exporters_are_their_source():
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--rounds", "4"], "--rounds must be at least 5 for an interval to mean anything, found 4"),
+        (["--rounds", "4"], "--rounds is from 5, for an interval to mean anything, to 9, found 4"),
         (["missing"], "missing is no model folder: it holds no config.json"),
         (["--out", "mine"], "mine/300m holds files that are not a demo's; name another folder with --out"),
         (["--out", "full"], "MiB free, and the demo needs 3,072; name another with --out"),

@@ -13,17 +13,17 @@ def demo(
     out: Annotated[
         Path, typer.Option("--out", help="Folder for bundles, records and the report; exports are kept there.")
     ] = Path("edgeqkv-demo"),
-    rounds: Annotated[int, typer.Option(help="Rounds of measuring, 5 or more.")] = 6,
+    rounds: Annotated[int, typer.Option(help="Rounds of measuring, 5 to 9.")] = 9,
 ) -> None:
     """Show the gain: QKV as a team has it today against Q-K=V and Q-MQA, at 300M parameters on this machine."""
     from edgeqkv.bench.ratio import FEWEST
     from edgeqkv.demo.kept import forget_old
     from edgeqkv.demo.running import run_all
-    from edgeqkv.demo.script import closing, gain, stories
+    from edgeqkv.demo.script import MOST, closing, gain, stories
     from edgeqkv.errors import EdgeQKVError
 
-    if rounds < FEWEST:
-        raise EdgeQKVError(f"--rounds must be at least {FEWEST} for an interval to mean anything, found {rounds}")
+    if not FEWEST <= rounds <= MOST:
+        raise EdgeQKVError(f"--rounds is from {FEWEST}, for an interval to mean anything, to {MOST}, found {rounds}")
     for model in models or ():
         if not (model / "config.json").is_file():
             raise EdgeQKVError(f"{model} is no model folder: it holds no config.json")

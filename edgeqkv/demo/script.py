@@ -18,7 +18,7 @@ VARIANTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "q-mqa": ("Q-MQA", {"int8": ("fused",)}),
 }
 PRESET, DEPTHS = "paper-300m", "128,2000"
-ROUND_S = 45.0  # seconds of a round, in which every process is started anew
+ROUND_S, MOST = 17.0, 9  # seconds of a round; up to so many of them bench starts all processes anew in each
 NOTE = "The weights are random: this shows memory and speed, and says nothing about quality."
 
 
