@@ -37,7 +37,7 @@ def summary(run: Sequence[Record], budget: int | None = None) -> str:
 
 def _headline(run: Sequence[Record]) -> str:
     first, environment, plan = run[0], run[0].environment, run[0].plan
-    extent = f"{first.rounds_done} rounds of {plan.steps} tokens"
+    extent = f"{first.rounds_done} rounds of {plan.steps} tokens in a row or more"
     return (
         f"{machine(first)}, {environment.cores or 'unknown'} cores, {environment.os_kernel or 'unknown system'}, "
         f"{first.device}; {runtimes(run)} in {first.program.name}, {threads(first)}, "

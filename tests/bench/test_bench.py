@@ -99,13 +99,15 @@ def test_a_visit_times_fifty_milliseconds(cli, bundles):
 def test_a_run_ends_when_it_is_precise_or_its_time_is_up(cli, bundles, monkeypatch):
     common = ("bench", *bundles, "--depths", "8", "--threads", 1, "--steps", 2, "--json")
     widths = iter((0.5, 0.5, 0.5, 0.5, 0.5, 0.02))
-    monkeypatch.setattr("edgeqkv.bench.stopping.widest_interval", lambda run: next(widths))
-    records = json.loads(cli(*common).out)
+    with monkeypatch.context() as patched:
+        patched.setattr("edgeqkv.bench.stopping.widest_interval", lambda run: next(widths))
+        outcome = cli(*common)
+    assert outcome.code == 0, outcome.err
+    records = json.loads(outcome.out)
     assert [(r["ended"], r["plan"]["precision"], r["plan"]["time_s"]) for r in records] == [("precision", 0.03, 300.0)] * 2
     assert [r["rounds_done"] for r in records] == [6, 6]
     assert len(records[0]["timings"]["load_s"]) == 2, "a start for every four rounds"
     assert len(records[0]["timings"]["first_token"]["seconds"]) == 5
-    monkeypatch.undo()
     records = json.loads(cli(*common, "--precision", "0.0001%", "--time", "1s").out)
     assert [r["ended"] for r in records] == ["time"] * 2
 
