@@ -253,7 +253,7 @@ bench-peers: bench-bundles $(PEERS)/wheels/$(subst ==,-,$(LLAMA)).built
 		out=$(BENCH)/$$name-int4; \
 		test -d $$out || $(BIN)/edgeqkv export $(BENCH)/models/$$name --out $$out --weights int4 --cache int8 || exit; \
 	done
-	@for bits in 8 4; do $(BIN)/python experiments/peers/peers.py $(PEERS) $$bits || exit; done
+	@for bits in 8 4 8 4 8 4; do $(BIN)/python experiments/peers/peers.py $(PEERS) $$bits || exit; done
 
 clean:
 	rm -rf $(VENV) build

@@ -22,7 +22,7 @@ from edgeqkv.presets import new_model
 from edgeqkv.targets import targets
 
 THREADS, SHALLOW, DEEP, PROMPT = 2, 16, 2000, 512
-TURNS, PROMPTS, STEPS, WARM_UP = 10, 2, 6, 2
+TURNS, PROMPTS, STEPS, WARM_UP = 6, 1, 6, 2
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Engine:
     weights: str
     cache: str
     command: tuple[str, ...]
+    fill: dict[str, str]  # how positions are filled, whose rows the clock cannot tell from others
     load: dict[str, Any] | None = None  # the first request, if it needs one
 
 
@@ -69,7 +70,8 @@ def llama_engines(folder: Path, weights: str) -> list[Engine]:
         for cache, flash in (("f16", "off"), ("f16", "on"), ("q8_0", "on")):  # a q8_0 V needs flash attention
             title = f"llama.cpp {'MHA' if variant == 'QKV' else variant}" + (", flash attention" if flash == "on" else "")
             command = (sys.executable, worker, str(path), cache, flash, str(THREADS))
-            engines.append(Engine(title, weights, cache, command))
+            rows = folder / f"{variant.lower()}-{cache}-{flash}-{DEEP}.rows"
+            engines.append(Engine(title, weights, cache, command, {"rows": str(rows)}))
     return engines
 
 
@@ -106,6 +108,7 @@ def our_engines(bundles: Path, weights: str) -> list[Engine]:
             stored,
             cache,
             command,
+            {"how": "zeros"},
             {"bundle": str(bundles / name), "runtime": runtime, "kernel": kernel, "threads": THREADS},
         )
         for title, name, runtime, kernel, stored, cache in wanted
@@ -117,8 +120,7 @@ def measure(engines: list[Engine]) -> list[dict[str, Any]]:
     processes = [Process(engine) for engine in engines]
     seconds: list[dict[str, list[float]]] = [{"deep": [], "prompt": [], "shallow": []} for _ in engines]
     for process in processes:
-        # Ours write rows of zeros, which the clock cannot tell from others.
-        process.ask("fill", depth=DEEP, **({"how": "zeros"} if process.engine.load else {}))
+        process.ask("fill", depth=DEEP, **process.engine.fill)
     for turns, name, do, asked in (
         (TURNS, "deep", "decode", {"depth": DEEP, "warm_up": WARM_UP, "steps": STEPS}),
         (PROMPTS, "prompt", "prefill", {"depth": 0, "tokens": PROMPT}),
@@ -156,7 +158,7 @@ def table(runs: list[list[dict[str, Any]]]) -> str:
 
 
 def quartiles(values: list[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return f"{middle:.1f} ({low:.1f}–{high:.1f})"
 
 
