@@ -48,8 +48,8 @@ class Plan(Strict, frozen=True, kw_only=True):
 
 
 def rounds_a_start(rounds: int | None) -> int:
-    """As few of ``rounds`` that there are five starts, which is what an interval needs; None: as many as it takes."""
-    return ROUNDS_A_START if rounds is None else max(1, min(ROUNDS_A_START, rounds // 5))
+    """As few of ``rounds`` that an interval has its five observations, of two starts each; None: as many as it takes."""
+    return ROUNDS_A_START if rounds is None else max(1, min(ROUNDS_A_START, rounds // 10))
 
 
 def default_depths(capacity: int, steps: int) -> tuple[int, ...]:

@@ -60,7 +60,9 @@ def notes(run: Sequence[Record]) -> list[str]:
     elif run[0].ended == "time" and plan.precision is not None:
         widest = widest_interval(run)
         known = (
-            f"the widest interval of a ratio is ±{widest:.1%}" if widest and math.isfinite(widest) else "ratios are not known"
+            f"the widest interval of a ratio is ±{widest:.1%}"
+            if widest and math.isfinite(widest)
+            else "ratios are not known yet, for which --rounds 9 is enough on a slow device"
         )
         out.append(f"the time was up before every ratio was known to ±{plan.precision:.1%}: {known}; --time gives it more")
     busy = max((disturbed(timing) for record in run for timing in record.timings.decode), default=0)

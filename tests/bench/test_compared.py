@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from records import changed, made_record
 
 from edgeqkv.bench.compared import Baselines, deepest, pairs
+from edgeqkv.bench.plan import rounds_a_start
 from edgeqkv.bench.ratio import ALPHA, EFFECT_VARIANCE, Ratio, largest_t, observations, speed_ratio
 from edgeqkv.bench.timing import timing
 
@@ -158,3 +159,8 @@ def test_what_a_team_has_today():
     assert Baselines([record]).today(record) is None
     named = [(run.index(one), run.index(base)) for one, base in pairs(run)]
     assert named == [(0, 4), (3, 4), (5, 4), (5, 0)]
+
+
+@pytest.mark.parametrize("rounds", [5, 9, 10, 12, 19, 20, 39, 40, 41, 200])
+def test_any_number_of_rounds_from_five_on_has_observations_enough(rounds):
+    assert len(observations([0.0] * rounds, rounds_a_start(rounds))) >= 5
