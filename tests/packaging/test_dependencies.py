@@ -20,6 +20,7 @@ PACKAGES = {
     "onnx_ir": "onnx-ir",
     "tree_sitter_swift": "tree-sitter-swift",
     "tree_sitter": "tree-sitter",
+    "yaml": "pyyaml",
 }
 # Modules that come with a package that is declared, and with nothing else.
 BROUGHT = {"flatbuffers": "executorch", "protobuf": "coremltools"}
