@@ -73,7 +73,9 @@ class App(Program):
     def start(self, device: Device, name: str, title: str) -> MeasuredProcess:
         if not self._free:
             raise EdgeQKVError(f"{device.name}: all {PROCESSES} measured processes of the app are in use")
-        return AppProcess(self, self._free.pop(0), name, title)
+        number = min(self._free)
+        self._free.remove(number)
+        return AppProcess(self, number, name, title)
 
     def end(self) -> None:
         with suppress(EdgeQKVError):  # a device that is away has been told of
