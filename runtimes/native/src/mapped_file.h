@@ -30,18 +30,13 @@ class MappedFile {
     if (!path) return;
     const std::unique_ptr<std::FILE, int (*)(std::FILE*)> maps(std::fopen("/proc/self/maps", "re"), std::fclose);
     if (!maps) return;
-    char* line = nullptr;
-    size_t room = 0;
-    for (ssize_t n; (n = ::getline(&line, &room, maps.get())) > 0;) {
-      unsigned long begin = 0, end = 0;
+    const std::string end = std::string(path.get()) + "\n";
+    for (char line[kLongest]; std::fgets(line, sizeof line, maps.get());) {
+      unsigned long first = 0, last = 0;
       int name = 0;
-      if (std::sscanf(line, "%lx-%lx %*s %*s %*s %*s %n", &begin, &end, &name) == 2 && name &&
-          std::string(line + name, size_t(n - name)) == std::string(path.get()) + "\n")
-        places_.emplace_back(reinterpret_cast<void*>(begin), end - begin);
-    // Else a byte that is read may bring 2 MiB with it.
-    for (const auto& [begin, bytes] : places_) ::madvise(begin, bytes, MADV_NOHUGEPAGE);
+      if (std::sscanf(line, "%lx-%lx %*s %*s %*s %*s %n", &first, &last, &name) == 2 && name && line + name == end)
+        places_.emplace_back(reinterpret_cast<void*>(first), last - first);
     }
-    std::free(line);
 #else
     (void)file;
 #endif
@@ -54,6 +49,8 @@ class MappedFile {
   }
 
  private:
+  static constexpr size_t kLongest = 8192;  // of a line: a path has up to 4096 bytes, of which few are written as \ooo
+
   std::vector<std::pair<void*, size_t>> places_;
 };
 
