@@ -111,7 +111,7 @@ class CoreML(Target):
         return engine
 
     def tolerances(self, artifact: Artifact) -> dict[str, float]:
-        """Everything is computed in fp16; int8 weights are the larger error where they are; int4 ones have bounds of their own."""
+        """Everything is computed in fp16. The larger error is that of int8 weights; int4 ones have bounds of their own."""
         if artifact.weights.scheme in INT4:
             return dict(INT4[artifact.weights.scheme])
         if artifact.weights.scheme == "int8":

@@ -34,7 +34,7 @@ class OnnxEngine:
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
-        # A block of activations planned for each shape (a step, a prompt's piece) stays allocated; at 300M that is 8 MiB, and no
+        # A block of activations planned for each shape (a step, a prompt's piece) would stay allocated: 8 MiB at 300M, and no
         # faster.
         options.enable_mem_pattern = False
         # Waiting threads must not spin on after a step: on a phone that is battery, beside another session it is time.
