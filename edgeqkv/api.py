@@ -63,8 +63,8 @@ def export(
     int8 cache (a small sample is built in).
 
     What few targets have: ``kernel`` chooses the one program of ExecuTorch, "fused" with our operator or "stock" with
-    ExecuTorch's own; ``head_parts`` cuts Core ML's head and embedding. ``mla`` "expanded" caches K and V of every head of a model with latent
-    attention, as other runtimes do: the baseline. ``progress`` is told each stage.
+    ExecuTorch's own; ``head_parts`` cuts Core ML's head and embedding. ``mla`` "expanded" caches K and V of every head of a
+    model with latent attention, as other runtimes do: the baseline. ``progress`` is told each stage.
 
     Raises :class:`EdgeQKVError`, and then leaves everything as it was.
     """
