@@ -1,6 +1,7 @@
 """Puts the pages of the site together: ``python docs/generate FOLDER``.
 
-The folder gets the guides of docs/, the pages that are made from code, and every file of the repository that a page links to.
+The folder gets the guides of docs/, the pages that are made from code, those of the runtimes and of the project, and every file of
+the repository that a page links to.
 A guide links to ``../runtimes/onnx/README.md`` as it lies in the repository, so that the same link works in an editor and on a
 code host. On the site that file is a page too: Markdown as it is, source code as a listing.
 """
@@ -33,6 +34,8 @@ def site_pages(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     texts = {f"docs/{path.relative_to(DOCS).as_posix()}": path.read_text() for path in DOCS.rglob("*.md")}
     texts |= {f"docs/reference/{name}": text for name, text in generated().items()}
+    others = [*ROOT.glob("*.md"), *ROOT.glob("runtimes/*/README.md")]
+    texts |= {path.relative_to(ROOT).as_posix(): path.read_text() for path in others if path != ROOT / "README.md"}
     waiting, pages = list(texts), {}
     while waiting:
         place = waiting.pop()

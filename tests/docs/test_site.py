@@ -22,7 +22,7 @@ def tree(tmp_path_factory):
     """The repository with a docs/ of the test's own, and the pages that docs/generate makes of it."""
     folder = tmp_path_factory.mktemp("site")
     for path in ROOT.iterdir():
-        if path.name not in ("docs", "build", ".git", ".venv"):
+        if path.name not in ("docs", "build", ".cache", ".git", ".venv"):
             (folder / path.name).symlink_to(path)
     shutil.copytree(ROOT / "docs", folder / "docs")
     done = generate(folder)
