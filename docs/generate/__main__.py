@@ -1,9 +1,9 @@
 """Puts the pages of the site together: ``python docs/generate FOLDER``.
 
-The folder gets the guides of docs/, the pages that are made from code, those of the runtimes and of the project, and every file of
-the repository that a page links to.
-A guide links to ``../runtimes/onnx/README.md`` as it lies in the repository, so that the same link works in an editor and on a
-code host. On the site that file is a page too: Markdown as it is, source code as a listing.
+The folder gets the guides of docs/, the pages that are made from code, those of the runtimes and of the project, and every file
+of the repository that a page links to. A guide links to ``../runtimes/onnx/README.md`` as it lies in the
+repository, so that the same link works in an editor and on a code host. On the site that file is a page too: Markdown as it is,
+source code as a listing.
 """
 
 import os
