@@ -1,7 +1,9 @@
 """The demo app's sources: their tests on this machine's JVM, and what only its files can say. No test shows a screen."""
 
+import math
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -10,11 +12,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+from edgeqkv.bench.compared import deepest
+from edgeqkv.bench.ratio import round_medians
 from edgeqkv.bench.results import read_results
 from edgeqkv.bench.timing import timing
 from edgeqkv.bench.words import notes, runs
 from edgeqkv.report.content import content
 from edgeqkv.report.page import page
+from edgeqkv.tables import mib
 
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "android_demo/app"
@@ -73,7 +78,9 @@ def check_records(folder):
         assert record.memory.cache_bytes == record.memory.cache_bytes_analytic
     assert notes(whole) == []
     said = (folder / "resident.txt").read_text().splitlines()
-    assert len(said) == len(whole) - 1, "a sentence for each that is compared"
+    ours = [numbers(record, whole[0]) for record in whole[1:]]
+    assert [decimals(sentence) for sentence in said] == [found for found, _ in ours]
+    assert ["no difference" in sentence for sentence in said] == [not differs for _, differs in ours]
 
     reloaded, _ = read_results([folder / "reloaded.jsonl"])
     assert [(record.interleaving, len(record.timings.load_s)) for record in reloaded] == [("reloaded", 3)] * 3
@@ -84,9 +91,29 @@ def check_records(folder):
 
     everything, failures = read_results(sorted(folder.glob("*.jsonl")))
     assert len(runs(everything)) == 4
-    html = page(content(everything, failures))
+    told = content(everything, failures)
+    html = page(told)
     assert "in the app (measured by itself)" in html
-    assert html.count("<svg") == 3 * 4
+    drawn = ["Peak memory", "Speed over depth", "Positions that fit in RAM"]
+    assert [[plot.title for plot in section.plots if plot.wide] for section in told.sections] == [drawn] * 4
+    assert html.count("<svg") == sum(
+        (plot.wide is not None) + (plot.narrow is not None) for s in told.sections for plot in s.plots
+    )
+
+
+def numbers(record, base):
+    """What a sentence of the app's has to say: MiB of memory and cache, and the ratio of speeds with Student's 99 % interval
+    over three rounds; and whether that lies beyond 3 %."""
+    theirs, mine = deepest(base, record)
+    rounds = zip(*(round_medians(timing.seconds, record.rounds_done) for timing in (theirs, mine)), strict=True)
+    logs = [math.log(one / other) for one, other in rounds]
+    half = 9.925 * statistics.stdev(logs) / math.sqrt(len(logs))
+    value, low, high = (math.exp(statistics.fmean(logs) + part) for part in (0, -half, half))
+    differs = low > 1.03 or high < 1 / 1.03
+    if differs and value < 1:
+        value, low, high = 1 / value, 1 / high, 1 / low
+    saved = base.memory.peak - record.memory.peak, base.memory.cache_bytes - record.memory.cache_bytes
+    return [*(mib(abs(size)) for size in saved), *(f"{one:.2f}" for one in (value, low, high))], differs
 
 
 def decimals(sentence):
@@ -94,9 +121,10 @@ def decimals(sentence):
 
 
 def test_its_colours_are_the_reports():
-    css = (ROOT / "edgeqkv/report/page.css").read_text()
-    light, dark, _print = css.split("@media")
-    assert "prefers-color-scheme: dark" in dark
+    css = "".join((ROOT / "edgeqkv/report" / name).read_text() for name in ("drawing.css", "page.css"))
+    rule = r"@media \(prefers-color-scheme: dark\) \{\s*:root \{([^}]*)\}"
+    dark, light = "".join(re.findall(rule, css)), "".join(re.findall(r"^:root \{([^}]*)\}", css, re.MULTILINE))
+    assert "--series-0" in dark
     for text, folder in ((light, "values"), (dark, "values-night")):
         ours = {e.get("name").replace("_", "-"): e.text for e in ElementTree.parse(MAIN / f"res/{folder}/colors.xml").getroot()}
         theirs = {name: long(colour) for name, colour in re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", text)}

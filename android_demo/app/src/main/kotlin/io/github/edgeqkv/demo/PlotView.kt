@@ -129,7 +129,6 @@ class PlotPainter(private val context: Context) {
             R.color.series_4,
             R.color.series_5,
             R.color.series_6,
-            R.color.series_7,
         )
     }
 }

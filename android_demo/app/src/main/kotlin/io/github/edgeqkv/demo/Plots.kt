@@ -50,7 +50,7 @@ fun interface Plot {
     fun draw(width: Float, measure: Measure): Drawing
 }
 
-private const val SERIES = 8
+private const val SERIES = 7
 
 /** Peak memory of each model, stacked by weights, cache and rest. */
 class MemoryPlot(results: List<Measured>) : Plot {
