@@ -24,25 +24,25 @@ class Baselines:
         self._today: dict[object, dict[tuple[str, ...], Record]] = {}
         for record in run:
             if is_baseline(record):
-                group = self._groups.setdefault(_group(record), {})
+                group = self._groups.setdefault(group_of(record), {})
                 for facts in _CHOICES:
                     group.setdefault(_key(record, facts), record)
         for record in sorted(filter(is_baseline, run), key=_unlike_today):
-            group = self._today.setdefault(_group(record), {})
+            group = self._today.setdefault(group_of(record), {})
             for facts in _TODAY:
                 group.setdefault(_key(record, facts), record)
 
     def today(self, record: Record) -> Record | None:
         """What a team has today: the runtime's own attention with a cache of floats, on the same runtime with the same weights
         where the run has that. None where the run has no baseline; that baseline itself is its own."""
-        group = self._today.get(_group(record), {})
+        group = self._today.get(group_of(record), {})
         return next((found for facts in _TODAY if (found := group.get(_key(record, facts)))), None)
 
     def of(self, record: Record) -> Record | None:
         """The baseline that is most like ``record``. None for a baseline itself, and where the run has none."""
         if is_baseline(record):
             return None
-        group = self._groups.get(_group(record), {})
+        group = self._groups.get(group_of(record), {})
         return next((found for facts in _CHOICES if (found := group.get(_key(record, facts)))), None)
 
 
@@ -68,7 +68,8 @@ def pairs(run: Sequence[Record]) -> list[tuple[Record, Record]]:
     return found
 
 
-def _group(record: Record) -> object:
+def group_of(record: Record) -> object:
+    """What a record and its baselines have in common: the geometry, and the capacity."""
     return baseline(record.subject.model), record.subject.capacity
 
 

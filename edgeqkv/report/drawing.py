@@ -61,6 +61,11 @@ class Point:
 Shape = Rect | Path | Text | Point
 
 
+def colour(index: int) -> str:
+    """The class of a series' colour."""
+    return f"s{index % COLOURS}"
+
+
 @dataclass(frozen=True)
 class Drawing:
     """``title`` is what a screen reader says of it."""
@@ -161,7 +166,12 @@ class Series:
 
     @property
     def colour(self) -> str:
-        return f"s{self.index % COLOURS}"
+        return colour(self.index)
+
+    @property
+    def stroke(self) -> str:
+        """The classes of its line."""
+        return f"{'limit' if self.limit else 'line dashed' if self.baseline else 'line'} {self.colour}"
 
     @property
     def marker(self) -> str:
@@ -207,9 +217,8 @@ def lines(title: str, series: Sequence[Series], across: Axis, up: Axis, width: f
             edge = [at(x, low) for x, low, _ in one.band] + [at(x, high) for x, _, high in reversed(one.band)]
             shapes.append(Path(tuple(edge), f"area {one.colour}"))
     for one in series:
-        kind = "limit" if one.limit else "line dashed" if one.baseline else "line"
         if one.joined and len(one.points) > 1:
-            shapes.append(Path(tuple(at(x, y) for x, y, _ in one.points), f"{kind} {one.colour}"))
+            shapes.append(Path(tuple(at(x, y) for x, y, _ in one.points), one.stroke))
         shapes += [
             Point(*at(x, y), "" if one.limit else one.marker, one.colour, f"{one.name}: {hover}") for x, y, hover in one.points
         ]
@@ -222,9 +231,8 @@ def _with_legend(
     columns = 2 if width > 600 and all(len(one.name) * CHARACTER < width / 2 - 50 for one in series) else 1
     for i, one in enumerate(series):
         x, line = (i % columns) * width / columns, y + 22 * (i // columns)
-        kind = "limit" if one.limit else "line dashed" if one.baseline else "line"
         if one.joined:
-            shapes.append(Path(((x, line), (x + 30, line)), f"{kind} {one.colour}"))
+            shapes.append(Path(((x, line), (x + 30, line)), one.stroke))
         if not one.limit:
             shapes.append(Point(x + 15, line, one.marker, one.colour))
         shapes.append(Text(x + 38, line + 4, one.name, "name"))

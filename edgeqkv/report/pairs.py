@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeqkv.bench.compared import Baselines, deepest, is_baseline
+from edgeqkv.bench.compared import Baselines, deepest, group_of, is_baseline
 from edgeqkv.bench.ratio import Ratio, speed_ratio
 from edgeqkv.bench.record import Record
-from edgeqkv.config import baseline
 
 _SAME = ("runtime", "weights", "cache")
 
@@ -54,7 +53,7 @@ def pairs(run: Sequence[Record]) -> list[Pair]:
 
 
 def _key(record: Record) -> object:
-    return baseline(record.subject.model), record.subject.capacity, *(getattr(record.subject, fact) for fact in _SAME)
+    return group_of(record), *(getattr(record.subject, fact) for fact in _SAME)
 
 
 def _faster(one: Record, other: Record) -> Record:

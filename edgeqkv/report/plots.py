@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from edgeqkv.bench.compared import is_baseline
 from edgeqkv.bench.record import Record, bandwidth_share
 from edgeqkv.bench.timing import Timing
-from edgeqkv.report.drawing import Axis, Drawing, Mark, Part, Row, Series, bars, lines
+from edgeqkv.report.drawing import Axis, Drawing, Mark, Part, Row, Series, bars, colour, lines
 from edgeqkv.report.names import Names
 from edgeqkv.report.pairs import Pair, memory_share, percent
 from edgeqkv.report.steps import Step
@@ -79,13 +79,13 @@ def _fall(title: str, caption: str, steps: Sequence[Step], values: Sequence[floa
     rows = []
     for i, (step, value) in enumerate(zip(steps, values, strict=True)):
         before = values[i - 1] if i else value
-        colour = f"s{names.index(step.record) % 7}"
+        shade = colour(names.index(step.record))
         name, change = names.of(step.record), percent(value / before) if before else ""
-        parts = [Part(0, min(value, before), f"bar {colour}", f"{name}: {value:,.1f} {unit}")]
+        parts = [Part(0, min(value, before), f"bar {shade}", f"{name}: {value:,.1f} {unit}")]
         if i and value < before:
-            parts.append(Part(value, before, f"saved {colour}", f"{step.change}: {change}", pattern="hatch"))
+            parts.append(Part(value, before, f"saved {shade}", f"{step.change}: {change}", pattern="hatch"))
         elif i and value > before:
-            parts.append(Part(before, value, f"cost {colour}", f"{step.change}: {change}"))
+            parts.append(Part(before, value, f"cost {shade}", f"{step.change}: {change}"))
         label = f"+ {step.change}" if i else f"{step.record.subject.variant} as it runs today"
         rows.append(Row(label, f"{value:,.1f}" + (f" ({change})" if i else ""), tuple(parts)))
     return Plot(title, caption, wide=None, narrow=bars(title, rows, unit, 440.0), half=True)
@@ -101,12 +101,12 @@ def _memory(run: Sequence[Record], pair: Pair | None, names: Names) -> Plot:
         return _missing(title, "the device did not say what its processes take")
 
     def row(record: Record) -> Row:
-        split, name, colour = record.memory.split, names.of(record), f"s{names.index(record) % 7}"
+        split, name, shade = record.memory.split, names.of(record), colour(names.index(record))
         assert split is not None
         parts, end = [], 0.0
         for key, pattern in (("weights", ""), ("cache", "hatch"), ("rest", "")):
             start, end = end, end + getattr(split, key) / MIB
-            parts.append(Part(start, end, f"bar {key} {colour}", f"{name}: {key} {mib(getattr(split, key))} MiB", key, pattern))
+            parts.append(Part(start, end, f"bar {key} {shade}", f"{name}: {key} {mib(getattr(split, key))} MiB", key, pattern))
         share = memory_share(record, pair.today) if pair and record is not pair.today else None
         return Row(name, f"{end:,.0f} MiB" + (f" ({percent(share)})" if share else ""), tuple(parts))
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from edgeqkv.bench.compared import group_of
 from edgeqkv.bench.record import Record
 from edgeqkv.bench.words import runtime_title
-from edgeqkv.config import SharedAttention, baseline
+from edgeqkv.config import SharedAttention
 from edgeqkv.report.pairs import Pair
 
 FACTS = ("runtime", "weights", "kernel", "cache")
@@ -27,7 +28,7 @@ class Step:
 
 def steps(run: Sequence[Record], pair: Pair) -> tuple[Step, ...]:
     """From ``pair.today`` to ``pair.record``; ``run`` is what else was measured in the same run."""
-    same = [record for record in run if _group(record) == _group(pair.record)]
+    same = [record for record in run if group_of(record) == group_of(pair.record)]
     measured = {_state(record): record for record in [*reversed(same), pair.record]}
     out, merged = [Step("", pair.today)], []
     for change, state in _changes(pair.today, pair.record):
@@ -36,10 +37,6 @@ def steps(run: Sequence[Record], pair: Pair) -> tuple[Step, ...]:
             out.append(Step(" and ".join(merged), measured[state]))
             merged = []
     return tuple(out)
-
-
-def _group(record: Record) -> object:
-    return baseline(record.subject.model), record.subject.capacity
 
 
 def _state(record: Record) -> tuple[str, ...]:
