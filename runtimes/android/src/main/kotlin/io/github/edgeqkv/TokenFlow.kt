@@ -14,6 +14,7 @@ import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.withContext
 import kotlinx.coroutines.withTimeoutOrNull
+import java.util.concurrent.atomic.AtomicBoolean
 import kotlin.time.Duration.Companion.milliseconds
 
 /**
@@ -34,12 +35,18 @@ public fun Session.tokenFlow(
     onStopped: (StopReason) -> Unit = {},
 ): Flow<Token> = channelFlow {
     val session = this@tokenFlow
+    val computing = AtomicBoolean() // cancel only what is ours: a flow that was refused must not stop the one that runs
     val generation = launch(dispatcher) {
         val job = coroutineContext.job
-        val stopped = session.generate(ids, options) { token ->
-            // As a child of the job, waiting for a slow collector ends when it is cancelled; trySendBlocking would wait on.
-            if (!trySend(token).isSuccess) runBlocking(job) { send(token) }
-            true
+        computing.set(true)
+        val stopped = try {
+            session.generate(ids, options) { token ->
+                // As a child of the job, waiting for a slow collector ends when it is cancelled; trySendBlocking would wait on.
+                if (!trySend(token).isSuccess) runBlocking(job) { send(token) }
+                true
+            }
+        } finally {
+            computing.set(false)
         }
         ensureActive()
         onStopped(stopped)
@@ -50,7 +57,7 @@ public fun Session.tokenFlow(
         // Again and again: a cancel that comes before generate has begun is without effect.
         withContext(NonCancellable) {
             while (!generation.isCompleted) {
-                session.cancel()
+                if (computing.get()) session.cancel()
                 withTimeoutOrNull(CANCEL_AGAIN) { generation.join() }
             }
         }
