@@ -18,6 +18,7 @@ from edgeqkv.errors import EdgeQKVError
 from edgeqkv.generate_cli import chat, generate
 from edgeqkv.progress import note
 from edgeqkv.report.cli import report
+from edgeqkv.training.cli import study, train
 
 if TYPE_CHECKING:
     from edgeqkv.config import Row, Slice
@@ -304,6 +305,8 @@ app.command()(chat)
 app.command()(bench)
 app.command()(devices)
 app.command()(report)
+app.command()(train)
+app.command()(study)
 app.command()(demo)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from edgeqkv.bench.compared import deepest
-from edgeqkv.bench.ratio import Ratio
+from edgeqkv.bench.ratio import Ratio, disturbed
 from edgeqkv.bench.record import Record, largest_capacity
 from edgeqkv.bench.tables import NOT_MEASURED
 from edgeqkv.bench.words import place
@@ -35,7 +35,7 @@ def sentence(pair: Pair) -> str:
     share, depth = memory_share(record, base), pair.depth
     where = f"At {depth:,} positions, " if depth is not None else ""
     needs = f"needs {_change(share)} memory than" if share else "has no measured memory against"
-    return f"{where}{record.subject.variant} {needs} {base.subject.variant}{today}{_decodes(speed(record, base))}."
+    return f"{where}{record.subject.variant} {needs} {base.subject.variant}{today}{_decodes(pair)}."
 
 
 def is_today(base: Record) -> bool:
@@ -75,7 +75,8 @@ def _memory(pair: Pair) -> Number:
 def _speed(pair: Pair) -> Number:
     title, ratio, timings = "decoding speed", speed(pair.record, pair.today), deepest(pair.record, pair.today)
     if ratio is None or timings is None:
-        return Number(title, "–", "Not measured often enough to compare.", "")
+        why = "Other programs had the processors too often to compare." if _busy(pair) else "Not measured often enough to compare."
+        return Number(title, "–", why, "")
     ours, theirs = (f"{timing.tokens_per_s:,.0f}" for timing in timings)
     text = f"{ours} tokens a second instead of {theirs} with {_today(pair)}, at {pair.depth:,} positions"
     sure = f"99 % interval {_interval(ratio)}" if ratio.differs else f"no difference was shown, {_interval(ratio)}"
@@ -132,9 +133,10 @@ def _change(share: float) -> str:
     return f"{100 * (1 - share):.0f} % less" if share <= 1 else f"{100 * (share - 1):.0f} % more"
 
 
-def _decodes(ratio: Ratio | None) -> str:
+def _decodes(pair: Pair) -> str:
+    ratio = speed(pair.record, pair.today)
     if ratio is None:
-        return "; its speed was not compared"
+        return "; its speed was not compared" + (", as other programs ran" if _busy(pair) else "")
     if not ratio.differs:
         return "; no difference in speed was shown"
     return (
@@ -142,6 +144,11 @@ def _decodes(ratio: Ratio | None) -> str:
         if ratio.value > 1
         else f" and decodes {100 * (1 - ratio.value):.0f} % slower"
     )
+
+
+def _busy(pair: Pair) -> bool:
+    """Whether rounds do not count because other programs ran."""
+    return any(disturbed(timing) for timing in deepest(pair.record, pair.today) or ())
 
 
 def _interval(ratio: Ratio) -> str:

@@ -87,7 +87,18 @@ bool read_tensors(Span<EValue*> arguments, size_t n, const Tensor** tensors) {
   return true;
 }
 
-enum Argument { kQ, kK, kV, kPosition, kCount, kCaches, kTensors = kCaches + 4, kIntegers = kTensors, kScale = kIntegers + 5, kOut };
+enum Argument {
+  kQ,
+  kK,
+  kV,
+  kPosition,
+  kCount,
+  kCaches,
+  kTensors = kCaches + 4,
+  kIntegers = kTensors,
+  kScale = kIntegers + 5,
+  kOut
+};
 
 // False when the tensors are not what the comment above says, or do not fit the cache.
 bool attend(const Tensor* const t[kTensors], CachedAttentionAttributes node, const Tensor& out, Error& error) {
@@ -95,7 +106,8 @@ bool attend(const Tensor* const t[kTensors], CachedAttentionAttributes node, con
   error = Error::InvalidArgument;
   if (!t[kQ] || !t[kK] || !t[kPosition] || !t[kCaches]) return refuse(kName, "a tensor is missing");
   const ScalarType type = t[kCaches]->scalar_type();
-  if (type != ScalarType::Char && type != ScalarType::Half && type != ScalarType::Float) return refuse(kName, "a cache has a wrong dtype");
+  if (type != ScalarType::Char && type != ScalarType::Half && type != ScalarType::Float)
+    return refuse(kName, "a cache has a wrong dtype");
   for (int i : {int(kQ), int(kK), int(kV), kCaches + 1, kCaches + 3})
     if (!is(t[i], ScalarType::Float)) return refuse(kName, "a tensor has a wrong dtype");
   if (!is(t[kCaches + 2], type) || !is(&out, ScalarType::Float)) return refuse(kName, "a tensor has a wrong dtype");
@@ -104,8 +116,8 @@ bool attend(const Tensor* const t[kTensors], CachedAttentionAttributes node, con
 
   const Dims q(t[kQ], 1), k(t[kK], 1), v(t[kV], 1), out_dims(&out, 1);
   const Dims caches[] = {Dims(t[kCaches]), Dims(t[kCaches + 1]), Dims(t[kCaches + 2]), Dims(t[kCaches + 3])};
-  const CachedAttentionShapes shapes = {q.shape(), k.shape(), v.shape(),
-                                        {caches[0].shape(), caches[1].shape(), caches[2].shape(), caches[3].shape()}};
+  const CachedAttentionShapes shapes = {
+      q.shape(), k.shape(), v.shape(), {caches[0].shape(), caches[1].shape(), caches[2].shape(), caches[3].shape()}};
   node.n_kv_head = shapes.caches[0].n_dim == 4 ? shapes.caches[0].dims[1] : 0;
   edgeqkv_attention_args args = {};
   const int32_t dtype = type == ScalarType::Char ? EDGEQKV_INT8 : type == ScalarType::Half ? EDGEQKV_FP16 : EDGEQKV_FP32;
@@ -114,7 +126,8 @@ bool attend(const Tensor* const t[kTensors], CachedAttentionAttributes node, con
   if (!out_dims.shape().is({n_token, width})) return refuse(kName, "out has a wrong shape");
   const int64_t position = *data<const int64_t>(t[kPosition]), count = t[kCount] ? *data<const int64_t>(t[kCount]) : n_token;
   if (count < 1 || count > n_token || position < 0 || position > args.capacity - count) {
-    ET_LOG(Error, "%lld tokens at position %lld do not fit a cache of %d", (long long)count, (long long)position, args.capacity);
+    ET_LOG(Error, "%lld tokens at position %lld do not fit a cache of %d", (long long)count, (long long)position,
+           args.capacity);
     return false;
   }
   args.position = int32_t(position);
@@ -150,8 +163,8 @@ void cached_attention_out(KernelRuntimeContext& context, Span<EValue*> arguments
   }
   const EValue &scale = *arguments[kScale], &out = *arguments[kOut];
   if (!scale.isDouble() || !out.isTensor()) return context.fail(Error::InvalidArgument);
-  const CachedAttentionAttributes node = {integers[0], 0,           integers[1],           integers[2],
-                                          integers[3], integers[4], float(scale.toDouble())};
+  const CachedAttentionAttributes node = {
+      integers[0], 0, integers[1], integers[2], integers[3], integers[4], float(scale.toDouble())};
   Error error = Error::Ok;
   if (!attend(tensors, node, out.toTensor(), error)) context.fail(error);
 }

@@ -29,7 +29,9 @@ OrtStatus* compute(void* op_kernel, OrtKernelContext* context) {
   for (size_t i = 0; i < kInputs; i++) RETURN_IF_ERROR(read_input(api, context, i, in[i]));
   Tensor* caches = in + kCaches;
   edgeqkv_attention_args args = {};
-  const CachedAttentionShapes shapes = {in[kQ].shape(), in[kK].shape(), in[kV].shape(),
+  const CachedAttentionShapes shapes = {in[kQ].shape(),
+                                        in[kK].shape(),
+                                        in[kV].shape(),
                                         {caches[0].shape(), caches[1].shape(), caches[2].shape(), caches[3].shape()}};
   if (const char* why = set_shape(kernel.node, shapes, kernel.dtype, args)) return fail(api, kName, why);
   RETURN_IF_ERROR(read_position(api, kName, in[kPosition], args));

@@ -27,8 +27,9 @@ OrtStatus* compute(void* op_kernel, OrtKernelContext* context) {
   Tensor in[kInputs];
   for (size_t i = 0; i < kInputs; i++) RETURN_IF_ERROR(read_input(api, context, i, in[i]));
   edgeqkv_latent_attention_args args = {};
-  const LatentAttentionShapes shapes = {in[kQNope].shape(), in[kQRope].shape(), in[kRow].shape(),   in[kWk].shape(),        in[kWkScale].shape(),
-                                        in[kWv].shape(),    in[kWvScale].shape(), in[kCache].shape(), in[kCacheScale].shape()};
+  const LatentAttentionShapes shapes = {in[kQNope].shape(),   in[kQRope].shape(),   in[kRow].shape(),
+                                        in[kWk].shape(),      in[kWkScale].shape(), in[kWv].shape(),
+                                        in[kWvScale].shape(), in[kCache].shape(),   in[kCacheScale].shape()};
   if (const char* why = set_shape(kernel.scale_split, shapes, kernel.dtype, args)) return fail(api, kName, why);
   args.scale = kernel.softmax_scale;
   RETURN_IF_ERROR(read_position(api, kName, in[kPosition], args));
@@ -39,7 +40,8 @@ OrtStatus* compute(void* op_kernel, OrtKernelContext* context) {
   const int64_t out_dims[] = {n_token, int64_t(args.n_head) * args.value_dim};
   RETURN_IF_ERROR(make_output(api, context, kOut, {out_dims, 2}, kMissing, &out));
   RETURN_IF_ERROR(make_cache_output(api, context, kCacheOut, kernel.dtype, kMissing, in[kCache]));
-  if (in[kCacheScale].value) RETURN_IF_ERROR(make_cache_output(api, context, kCacheScaleOut, EDGEQKV_FP32, kMissing, in[kCacheScale]));
+  if (in[kCacheScale].value)
+    RETURN_IF_ERROR(make_cache_output(api, context, kCacheScaleOut, EDGEQKV_FP32, kMissing, in[kCacheScale]));
   if (n_token == 0) return nullptr;
 
   args.q_nope = in[kQNope].as<float>();

@@ -17,7 +17,7 @@ namespace edgeqkv::ort {
   } while (0)
 
 struct Port {
-  int type;                      // ONNXTensorElementDataType
+  int type;  // ONNXTensorElementDataType
   int characteristic = kRequired;
 };
 
@@ -41,10 +41,14 @@ inline Op make_op(const char* name, int32_t n_thread) {
   op.GetExecutionProviderType = [](const CustomOp*) -> const char* { return nullptr; };
   op.GetInputTypeCount = [](const CustomOp* base) { return static_cast<const Op*>(base)->n_input; };
   op.GetInputType = [](const CustomOp* base, size_t i) { return static_cast<const Op*>(base)->inputs[i].type; };
-  op.GetInputCharacteristic = [](const CustomOp* base, size_t i) { return static_cast<const Op*>(base)->inputs[i].characteristic; };
+  op.GetInputCharacteristic = [](const CustomOp* base, size_t i) {
+    return static_cast<const Op*>(base)->inputs[i].characteristic;
+  };
   op.GetOutputTypeCount = [](const CustomOp* base) { return static_cast<const Op*>(base)->n_output; };
   op.GetOutputType = [](const CustomOp* base, size_t i) { return static_cast<const Op*>(base)->outputs[i].type; };
-  op.GetOutputCharacteristic = [](const CustomOp* base, size_t i) { return static_cast<const Op*>(base)->outputs[i].characteristic; };
+  op.GetOutputCharacteristic = [](const CustomOp* base, size_t i) {
+    return static_cast<const Op*>(base)->outputs[i].characteristic;
+  };
   op.GetInputMemoryType = [](const CustomOp*, size_t) { return 0; };
   op.GetVariadicInputMinArity = [](const CustomOp*) { return 0; };
   op.GetVariadicInputHomogeneity = [](const CustomOp*) { return 0; };
@@ -93,7 +97,8 @@ inline OrtStatus* read_input(const Api& api, const OrtKernelContext* context, si
 }
 
 // The place of output `index`; `missing` is the error where the node leaves it out.
-inline OrtStatus* make_output(const Api& api, OrtKernelContext* context, size_t index, Shape shape, const char* missing, char** data) {
+inline OrtStatus* make_output(const Api& api, OrtKernelContext* context, size_t index, Shape shape, const char* missing,
+                              char** data) {
   OrtValue* value = nullptr;
   RETURN_IF_ERROR(api.KernelContext_GetOutput()(context, index, shape.dims, shape.n_dim, &value));
   if (!value) return api.CreateStatus()(kInvalidArgument, missing);
@@ -172,7 +177,8 @@ template <class Args>
 OrtStatus* read_position(const Api& api, const char* name, const Tensor& tensor, Args& args) {
   if (tensor.elements() != 1) return fail(api, name, "position has a wrong shape");
   const int64_t position = *tensor.as<int64_t>();
-  if (position < 0 || position > int64_t(args.capacity) - args.n_token) return fail(api, name, "the tokens do not fit the cache");
+  if (position < 0 || position > int64_t(args.capacity) - args.n_token)
+    return fail(api, name, "the tokens do not fit the cache");
   args.position = int32_t(position);
   return nullptr;
 }

@@ -27,55 +27,55 @@ struct OrtIoBinding;
 
 namespace edgeqkv::ort {
 
-constexpr uint32_t kApiVersion = 17;  // the first with KernelContext_ParallelFor
-constexpr int kFail = 1, kInvalidArgument = 2;                        // OrtErrorCode
-constexpr int kFloat = 1, kInt8 = 3, kInt64 = 7, kFloat16 = 10;       // ONNXTensorElementDataType
-constexpr int kRequired = 0, kOptional = 1;                           // OrtCustomOpInputOutputCharacteristic
+constexpr uint32_t kApiVersion = 17;                             // the first with KernelContext_ParallelFor
+constexpr int kFail = 1, kInvalidArgument = 2;                   // OrtErrorCode
+constexpr int kFloat = 1, kInt8 = 3, kInt64 = 7, kFloat16 = 10;  // ONNXTensorElementDataType
+constexpr int kRequired = 0, kOptional = 1;                      // OrtCustomOpInputOutputCharacteristic
 
 // X(place in the table, name, signature)
-#define EDGEQKV_ORT_FUNCTIONS(X)                                                                                      \
-  X(0, CreateStatus, OrtStatus*(int, const char*))                                                                    \
-  X(2, GetErrorMessage, const char*(const OrtStatus*))                                                                \
-  X(3, CreateEnv, OrtStatus*(int, const char*, OrtEnv**))                                                             \
-  X(7, CreateSession, OrtStatus*(const OrtEnv*, const char*, const OrtSessionOptions*, OrtSession**))                 \
-  X(10, CreateSessionOptions, OrtStatus*(OrtSessionOptions**))                                                        \
-  X(17, DisableMemPattern, OrtStatus*(OrtSessionOptions*))                                                            \
-  X(24, SetIntraOpNumThreads, OrtStatus*(OrtSessionOptions*, int))                                                    \
-  X(25, SetInterOpNumThreads, OrtStatus*(OrtSessionOptions*, int))                                                    \
-  X(26, CreateCustomOpDomain, OrtStatus*(const char*, OrtCustomOpDomain**))                                           \
-  X(27, CustomOpDomain_Add, OrtStatus*(OrtCustomOpDomain*, const CustomOp*))                                          \
-  X(28, AddCustomOpDomain, OrtStatus*(OrtSessionOptions*, OrtCustomOpDomain*))                                        \
-  X(39, CreateRunOptions, OrtStatus*(OrtRunOptions**))                                                                \
-  X(46, RunOptionsSetTerminate, OrtStatus*(OrtRunOptions*))                                                           \
-  X(47, RunOptionsUnsetTerminate, OrtStatus*(OrtRunOptions*))                                                         \
-  X(49, CreateTensorWithDataAsOrtValue,                                                                               \
-    OrtStatus*(const OrtMemoryInfo*, void*, size_t, const int64_t*, size_t, int, OrtValue**))                         \
-  X(51, GetTensorMutableData, OrtStatus*(OrtValue*, void**))                                                          \
-  X(61, GetDimensionsCount, OrtStatus*(const OrtTensorTypeAndShapeInfo*, size_t*))                                    \
-  X(62, GetDimensions, OrtStatus*(const OrtTensorTypeAndShapeInfo*, int64_t*, size_t))                                \
-  X(65, GetTensorTypeAndShape, OrtStatus*(const OrtValue*, OrtTensorTypeAndShapeInfo**))                              \
-  X(69, CreateCpuMemoryInfo, OrtStatus*(int, int, OrtMemoryInfo**))                                                   \
-  X(85, KernelInfoGetAttribute_float, OrtStatus*(const OrtKernelInfo*, const char*, float*))                          \
-  X(86, KernelInfoGetAttribute_int64, OrtStatus*(const OrtKernelInfo*, const char*, int64_t*))                        \
-  X(90, KernelContext_GetInput, OrtStatus*(const OrtKernelContext*, size_t, const OrtValue**))                        \
-  X(91, KernelContext_GetOutput, OrtStatus*(OrtKernelContext*, size_t, const int64_t*, size_t, OrtValue**))           \
-  X(92, ReleaseEnv, void(OrtEnv*))                                                                                    \
-  X(93, ReleaseStatus, void(OrtStatus*))                                                                              \
-  X(94, ReleaseMemoryInfo, void(OrtMemoryInfo*))                                                                      \
-  X(95, ReleaseSession, void(OrtSession*))                                                                            \
-  X(96, ReleaseValue, void(OrtValue*))                                                                                \
-  X(97, ReleaseRunOptions, void(OrtRunOptions*))                                                                      \
-  X(99, ReleaseTensorTypeAndShapeInfo, void(OrtTensorTypeAndShapeInfo*))                                              \
-  X(100, ReleaseSessionOptions, void(OrtSessionOptions*))                                                             \
-  X(101, ReleaseCustomOpDomain, void(OrtCustomOpDomain*))                                                             \
-  X(130, AddSessionConfigEntry, OrtStatus*(OrtSessionOptions*, const char*, const char*))                             \
-  X(133, RunWithBinding, OrtStatus*(OrtSession*, const OrtRunOptions*, const OrtIoBinding*))                          \
-  X(134, CreateIoBinding, OrtStatus*(OrtSession*, OrtIoBinding**))                                                    \
-  X(135, ReleaseIoBinding, void(OrtIoBinding*))                                                                       \
-  X(136, BindInput, OrtStatus*(OrtIoBinding*, const char*, const OrtValue*))                                          \
-  X(137, BindOutput, OrtStatus*(OrtIoBinding*, const char*, const OrtValue*))                                         \
-  X(237, HasSessionConfigEntry, OrtStatus*(const OrtSessionOptions*, const char*, int*))                              \
-  X(238, GetSessionConfigEntry, OrtStatus*(const OrtSessionOptions*, const char*, char*, size_t*))                    \
+#define EDGEQKV_ORT_FUNCTIONS(X)                                                                            \
+  X(0, CreateStatus, OrtStatus*(int, const char*))                                                          \
+  X(2, GetErrorMessage, const char*(const OrtStatus*))                                                      \
+  X(3, CreateEnv, OrtStatus*(int, const char*, OrtEnv**))                                                   \
+  X(7, CreateSession, OrtStatus*(const OrtEnv*, const char*, const OrtSessionOptions*, OrtSession**))       \
+  X(10, CreateSessionOptions, OrtStatus*(OrtSessionOptions**))                                              \
+  X(17, DisableMemPattern, OrtStatus*(OrtSessionOptions*))                                                  \
+  X(24, SetIntraOpNumThreads, OrtStatus*(OrtSessionOptions*, int))                                          \
+  X(25, SetInterOpNumThreads, OrtStatus*(OrtSessionOptions*, int))                                          \
+  X(26, CreateCustomOpDomain, OrtStatus*(const char*, OrtCustomOpDomain**))                                 \
+  X(27, CustomOpDomain_Add, OrtStatus*(OrtCustomOpDomain*, const CustomOp*))                                \
+  X(28, AddCustomOpDomain, OrtStatus*(OrtSessionOptions*, OrtCustomOpDomain*))                              \
+  X(39, CreateRunOptions, OrtStatus*(OrtRunOptions**))                                                      \
+  X(46, RunOptionsSetTerminate, OrtStatus*(OrtRunOptions*))                                                 \
+  X(47, RunOptionsUnsetTerminate, OrtStatus*(OrtRunOptions*))                                               \
+  X(49, CreateTensorWithDataAsOrtValue,                                                                     \
+    OrtStatus*(const OrtMemoryInfo*, void*, size_t, const int64_t*, size_t, int, OrtValue**))               \
+  X(51, GetTensorMutableData, OrtStatus*(OrtValue*, void**))                                                \
+  X(61, GetDimensionsCount, OrtStatus*(const OrtTensorTypeAndShapeInfo*, size_t*))                          \
+  X(62, GetDimensions, OrtStatus*(const OrtTensorTypeAndShapeInfo*, int64_t*, size_t))                      \
+  X(65, GetTensorTypeAndShape, OrtStatus*(const OrtValue*, OrtTensorTypeAndShapeInfo**))                    \
+  X(69, CreateCpuMemoryInfo, OrtStatus*(int, int, OrtMemoryInfo**))                                         \
+  X(85, KernelInfoGetAttribute_float, OrtStatus*(const OrtKernelInfo*, const char*, float*))                \
+  X(86, KernelInfoGetAttribute_int64, OrtStatus*(const OrtKernelInfo*, const char*, int64_t*))              \
+  X(90, KernelContext_GetInput, OrtStatus*(const OrtKernelContext*, size_t, const OrtValue**))              \
+  X(91, KernelContext_GetOutput, OrtStatus*(OrtKernelContext*, size_t, const int64_t*, size_t, OrtValue**)) \
+  X(92, ReleaseEnv, void(OrtEnv*))                                                                          \
+  X(93, ReleaseStatus, void(OrtStatus*))                                                                    \
+  X(94, ReleaseMemoryInfo, void(OrtMemoryInfo*))                                                            \
+  X(95, ReleaseSession, void(OrtSession*))                                                                  \
+  X(96, ReleaseValue, void(OrtValue*))                                                                      \
+  X(97, ReleaseRunOptions, void(OrtRunOptions*))                                                            \
+  X(99, ReleaseTensorTypeAndShapeInfo, void(OrtTensorTypeAndShapeInfo*))                                    \
+  X(100, ReleaseSessionOptions, void(OrtSessionOptions*))                                                   \
+  X(101, ReleaseCustomOpDomain, void(OrtCustomOpDomain*))                                                   \
+  X(130, AddSessionConfigEntry, OrtStatus*(OrtSessionOptions*, const char*, const char*))                   \
+  X(133, RunWithBinding, OrtStatus*(OrtSession*, const OrtRunOptions*, const OrtIoBinding*))                \
+  X(134, CreateIoBinding, OrtStatus*(OrtSession*, OrtIoBinding**))                                          \
+  X(135, ReleaseIoBinding, void(OrtIoBinding*))                                                             \
+  X(136, BindInput, OrtStatus*(OrtIoBinding*, const char*, const OrtValue*))                                \
+  X(137, BindOutput, OrtStatus*(OrtIoBinding*, const char*, const OrtValue*))                               \
+  X(237, HasSessionConfigEntry, OrtStatus*(const OrtSessionOptions*, const char*, int*))                    \
+  X(238, GetSessionConfigEntry, OrtStatus*(const OrtSessionOptions*, const char*, char*, size_t*))          \
   X(274, KernelContext_ParallelFor, OrtStatus*(const OrtKernelContext*, void (*)(void*, size_t), size_t, size_t, void*))
 
 struct CustomOp {

@@ -34,13 +34,13 @@ struct Plain<R(A...) noexcept> : Plain<R(A...)> {};
 template <class Theirs, class Ours>
 constexpr bool same = std::is_same<typename Plain<Theirs>::type, Ours>::value;
 
-#define CHECK(place, name, ...)                                        \
+#define CHECK(place, name, ...)                                          \
   static_assert(offsetof(OrtApi, name) == place * sizeof(void*), #name); \
   static_assert(same<decltype(OrtApi::name), std::add_pointer_t<__VA_ARGS__>>, #name);
 EDGEQKV_ORT_FUNCTIONS(CHECK)
 #undef CHECK
 
-#define CHECK(name)                                                       \
+#define CHECK(name)                                                              \
   static_assert(offsetof(OrtCustomOp, name) == offsetof(CustomOp, name), #name); \
   static_assert(same<decltype(OrtCustomOp::name), decltype(CustomOp::name)>, #name);
 CHECK(version)

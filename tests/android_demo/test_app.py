@@ -1,9 +1,7 @@
 """The demo app's sources: their tests on this machine's JVM, and what only its files can say. No test shows a screen."""
 
-import math
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tomllib
@@ -13,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from edgeqkv.bench.compared import deepest
-from edgeqkv.bench.ratio import round_medians
+from edgeqkv.bench.ratio import FEWEST, speed_ratio
 from edgeqkv.bench.results import read_results
 from edgeqkv.bench.timing import timing
 from edgeqkv.bench.words import notes, runs
@@ -71,7 +69,7 @@ def check_records(folder):
     for record in whole:
         assert record.program.name == "app"
         assert (record.program.edgeqkv, record.app.package) == (VERSION, "io.github.edgeqkv.demo")
-        assert record.rounds_done == record.plan.rounds == 3
+        assert record.rounds_done == record.plan.rounds == FEWEST
         for one in (record.timings.first_token, *record.timings.prefill, *record.timings.decode):
             assert one == timing(one.depth, one.tokens, one.seconds)
         assert record.memory.peak == max(memory.peak_rss for memory in record.memory.phases.values())
@@ -83,7 +81,7 @@ def check_records(folder):
     assert ["no difference" in sentence for sentence in said] == [not differs for _, differs in ours]
 
     reloaded, _ = read_results([folder / "reloaded.jsonl"])
-    assert [(record.interleaving, len(record.timings.load_s)) for record in reloaded] == [("reloaded", 3)] * 3
+    assert [(record.interleaving, len(record.timings.load_s)) for record in reloaded] == [("reloaded", FEWEST)] * 3
     cancelled, _ = read_results([folder / "cancelled.jsonl"])
     assert notes(cancelled) == ["interrupted after 1 of 1000 rounds; --resume goes on"]
     kept, failed = read_results([folder / "failed.jsonl"])
@@ -102,18 +100,14 @@ def check_records(folder):
 
 
 def numbers(record, base):
-    """What a sentence of the app's has to say: MiB of memory and cache, and the ratio of speeds with Student's 99 % interval
-    over three rounds; and whether that lies beyond 3 %."""
-    theirs, mine = deepest(base, record)
-    rounds = zip(*(round_medians(timing.seconds, record.rounds_done) for timing in (theirs, mine)), strict=True)
-    logs = [math.log(one / other) for one, other in rounds]
-    half = 9.925 * statistics.stdev(logs) / math.sqrt(len(logs))
-    value, low, high = (math.exp(statistics.fmean(logs) + part) for part in (0, -half, half))
-    differs = low > 1.03 or high < 1 / 1.03
-    if differs and value < 1:
+    """What a sentence of the app's has to say, as `edgeqkv report` finds it: MiB of memory and cache, the ratio of speeds
+    with its interval, and whether they differ."""
+    ratio = speed_ratio(*deepest(base, record), record.rounds_done)
+    value, low, high = ratio.value, ratio.low, ratio.high
+    if ratio.differs and value < 1:
         value, low, high = 1 / value, 1 / high, 1 / low
     saved = base.memory.peak - record.memory.peak, base.memory.cache_bytes - record.memory.cache_bytes
-    return [*(mib(abs(size)) for size in saved), *(f"{one:.2f}" for one in (value, low, high))], differs
+    return [*(mib(abs(size)) for size in saved), *(f"{one:.2f}" for one in (value, low, high))], ratio.differs
 
 
 def decimals(sentence):

@@ -190,12 +190,7 @@ typedef struct {
 } edgeqkv_generate_options;
 
 /* Why a generation stopped. */
-enum {
-  EDGEQKV_STOP_LIMIT = 1,
-  EDGEQKV_STOP_END_TOKEN = 2,
-  EDGEQKV_STOP_FULL = 3,
-  EDGEQKV_STOP_CANCELLED = 4
-};
+enum { EDGEQKV_STOP_LIMIT = 1, EDGEQKV_STOP_END_TOKEN = 2, EDGEQKV_STOP_FULL = 3, EDGEQKV_STOP_CANCELLED = 4 };
 
 /* Called on the calling thread with each token before it is fed. `text` is what the token adds, `text_bytes` of whole UTF-8
  * characters (a character that several tokens spell comes with the last of them); empty where the tokenizer is not known. Bytes

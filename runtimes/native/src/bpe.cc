@@ -52,8 +52,7 @@ std::pair<std::string, std::string> merge_parts(const Json& merge) {
   }
   const std::string& line = merge.string("a merge");
   const size_t space = line.find(' ');
-  if (space == line.npos || line.find(' ', space + 1) != line.npos)
-    throw Error("a merge should have two parts");
+  if (space == line.npos || line.find(' ', space + 1) != line.npos) throw Error("a merge should have two parts");
   return {line.substr(0, space), line.substr(space + 1)};
 }
 

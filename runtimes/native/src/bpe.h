@@ -51,8 +51,8 @@ class Bpe {
   std::array<int32_t, 256> byte_ids_;       // -1 where the vocabulary lacks a byte
   std::string unknown_;                     // the token for those, or empty
   bool has_unknown_ = false;
-  bool fuse_unknown_ = false;    // several in a row are one
-  bool ignore_merges_ = false;   // a piece that is a token is that token, whatever the merges make of it
+  bool fuse_unknown_ = false;   // several in a row are one
+  bool ignore_merges_ = false;  // a piece that is a token is that token, whatever the merges make of it
 };
 
 }  // namespace edgeqkv

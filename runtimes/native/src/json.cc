@@ -90,8 +90,7 @@ class Reader {
     std::vector<size_t> order(keys.size());
     std::iota(order.begin(), order.end(), size_t{0});
     std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return keys[a] < keys[b]; });
-    const auto twin =
-        std::adjacent_find(order.begin(), order.end(), [&](size_t a, size_t b) { return keys[a] == keys[b]; });
+    const auto twin = std::adjacent_find(order.begin(), order.end(), [&](size_t a, size_t b) { return keys[a] == keys[b]; });
     if (twin != order.end()) throw Error("the key " + shown(keys[*twin]) + " stands twice in one object");
   }
 
@@ -229,7 +228,8 @@ double Json::number(std::string_view what) const {
   // strtod wants the decimal point of the app's locale. A stream would bring a static library's whole locale code along, and not
   // every standard library has from_chars for doubles.
   std::string local = text;
-  if (const size_t point = local.find('.'); point != std::string::npos) local.replace(point, 1, std::localeconv()->decimal_point);
+  if (const size_t point = local.find('.'); point != std::string::npos)
+    local.replace(point, 1, std::localeconv()->decimal_point);
   const double value = std::strtod(local.c_str(), nullptr);
   if (!std::isfinite(value)) wrong_kind(what, "a finite number");
   return value;

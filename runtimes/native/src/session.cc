@@ -25,7 +25,8 @@ std::unique_ptr<Model> open_model(const Manifest& manifest, const Artifact& arti
   const std::string file = file_in_bundle(folder, artifact.files[0].first);
   if (artifact.runtime == "onnx") return open_onnx(manifest, artifact, file, options.threads, options.onnxruntime_library);
   if (artifact.runtime == "executorch" && manifest.format == 3)
-    throw Error(file + " was exported by an edgeqkv before 0.2, whose attention operator took other arguments; export the bundle" +
+    throw Error(file +
+                " was exported by an edgeqkv before 0.2, whose attention operator took other arguments; export the bundle" +
                 " again");
   if (artifact.runtime == "executorch")
     return open_executorch(manifest, artifact, file, options.threads, options.executorch_library);

@@ -20,16 +20,16 @@ GLIBC(2.17, char*, strerror_r, (int, char*, size_t));
 GLIBC(2.17, int*, __errno_location, (void));
 
 // A jump to glibc's function of that name, whatever its arguments are.
-#define F(library, name)                                                                  \
-  static void* to_##name;                                                                 \
-  __attribute__((naked, visibility("default"))) void bionic_##name(void) {                \
-    __asm__("adrp x16, to_" #name "\n ldr x16, [x16, :lo12:to_" #name "]\n br x16");      \
-  }                                                                                       \
+#define F(library, name)                                                             \
+  static void* to_##name;                                                            \
+  __attribute__((naked, visibility("default"))) void bionic_##name(void) {           \
+    __asm__("adrp x16, to_" #name "\n ldr x16, [x16, :lo12:to_" #name "]\n br x16"); \
+  }                                                                                  \
   __asm__(".symver bionic_" #name ", " #name "@@LIBC");
 #include FUNCTIONS
 #undef F
 
-#define BIONIC(type, name)                         \
+#define BIONIC(type, name)                              \
   __asm__(".symver bionic_" #name ", " #name "@@LIBC"); \
   __attribute__((visibility("default"))) type bionic_##name
 BIONIC(void*, stdout);

@@ -48,14 +48,10 @@ void must(int32_t code) {
 
 const char* kind_of(int32_t code) {
   switch (code) {
-    case EDGEQKV_CHECK_FAILED:
-      return "check";
-    case EDGEQKV_MISSING:
-      return "missing";
-    case EDGEQKV_CACHE_FULL:
-      return "full";
-    default:
-      return "input";
+    case EDGEQKV_CHECK_FAILED: return "check";
+    case EDGEQKV_MISSING: return "missing";
+    case EDGEQKV_CACHE_FULL: return "full";
+    default: return "input";
   }
 }
 

@@ -29,7 +29,7 @@ data class Plan(
 /** The plan as it was typed. */
 data class PlanFields(
     val depths: String = "",
-    val rounds: String = "5",
+    val rounds: String = "9",
     val steps: String = "8",
     val prompt: String = "128",
     val threads: String = "",
@@ -44,7 +44,7 @@ data class PlanFields(
             threads = whole(threads, "the number of threads", cores.toLong()).inInt("the number of threads"),
             prompt = minOf(whole(prompt, "the prompt's length", 128).inInt("the prompt's length"), depths.last()),
             steps = steps,
-            rounds = whole(rounds, "the number of rounds", 5).inInt("the number of rounds"),
+            rounds = whole(rounds, "the number of rounds", 9).inInt("the number of rounds"),
             coolDownSeconds = real(coolDown, "the rest between rounds", 1.0),
         )
         check(plan, capacity)

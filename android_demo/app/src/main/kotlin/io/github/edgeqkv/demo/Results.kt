@@ -3,9 +3,6 @@ package io.github.edgeqkv.demo
 import org.json.JSONArray
 import org.json.JSONException
 import org.json.JSONObject
-import kotlin.math.exp
-import kotlin.math.ln
-import kotlin.math.sqrt
 
 /** Decoding at one depth. Times in ms; [low] and [high] hold the middle half of the samples. */
 class Decoding(val depth: Int, val seconds: List<Double>, val p50: Double, val p90: Double, val tokensPerSecond: Double) {
@@ -54,12 +51,6 @@ class Measured(record: JSONObject) {
     val geometry: String = subject.getJSONObject("model").let { model ->
         listOf("n_layer", "d_model", "n_positions", "vocab_size").joinToString { model.get(it).toString() } + subject.getInt("capacity")
     }
-}
-
-/** Time of the baseline over that of another model, above 1 where that is faster, with its 99 % interval. */
-class Ratio(val value: Double, val low: Double, val high: Double) {
-    /** As `edgeqkv report` asks: the whole interval lies beyond 3 %. */
-    val differs: Boolean get() = low > 1.03 || high < 1 / 1.03
 }
 
 /** The records of one comparison, in words, numbers and plots. */
@@ -142,20 +133,3 @@ class Results(val lines: String) {
 }
 
 fun objects(array: JSONArray): List<JSONObject> = List(array.length()) { array.getJSONObject(it) }
-
-// Two-sided 99 % points of Student's t by degrees of freedom; in between, the one before, which is larger.
-private val T99 = sortedMapOf(
-    1 to 63.657, 2 to 9.925, 3 to 5.841, 4 to 4.604, 5 to 4.032, 6 to 3.707, 7 to 3.499, 8 to 3.355, 9 to 3.250, 10 to 3.169,
-    12 to 3.055, 14 to 2.977, 16 to 2.921, 18 to 2.878, 20 to 2.845, 25 to 2.787, 30 to 2.750, 40 to 2.704, 60 to 2.660, 120 to 2.617,
-)
-
-/** By round, as edgeqkv/report/compare.py explains it; null with fewer than two rounds, which say nothing about spread. */
-fun speedRatio(base: List<Double>, other: List<Double>, rounds: Int): Ratio? {
-    if (rounds < 2 || base.size % rounds != 0 || other.size % rounds != 0 || base.isEmpty() || other.isEmpty()) return null
-    val pairs = base.chunked(base.size / rounds).zip(other.chunked(other.size / rounds))
-    val logs = pairs.map { (theirs, ours) -> ln(median(theirs) / median(ours)) }
-    val middle = logs.average()
-    val spread = sqrt(logs.sumOf { (it - middle) * (it - middle) } / (rounds - 1))
-    val half = T99.getValue(T99.headMap(rounds).lastKey()) * spread / sqrt(rounds.toDouble())
-    return Ratio(exp(middle), exp(middle - half), exp(middle + half))
-}

@@ -15,7 +15,7 @@ class ComparisonTest {
     @TempDir
     lateinit var root: File
 
-    private val plan = Plan(listOf(20, 60), threads = 1, prompt = 16, steps = 3, rounds = 3, coolDownSeconds = 0.0)
+    private val plan = Plan(listOf(20, 60), threads = 1, prompt = 16, steps = 3, rounds = FEWEST, coolDownSeconds = 0.0)
     private val models = listOf("qkv", "q-kv", "q-mqa").map(TestData::model)
     private val asked = mutableListOf<String>()
     private val running = mutableSetOf<MeasuredProcess>()
@@ -54,18 +54,18 @@ class ComparisonTest {
         assertEquals(listOf("QKV", "Q-K=V", "Q-MQA"), outcome.records.map { it.getJSONObject("subject").getString("variant") })
         val order = asked.filter { "decode" in it || "first_token" in it }
         val round = (0..2).map { "$it first_token" } + listOf(20, 60).flatMap { depth -> (0..2).map { "$it decode $depth" } }
-        assertEquals(round + round + round, order)
+        assertEquals(List(FEWEST) { round }.flatten(), order)
         assertEquals((0..2).toList(), asked.filter { "load" in it }.map { it.substringBefore(' ').toInt() }, "each is loaded once")
         assertEquals(emptySet<MeasuredProcess>(), running)
         assertEquals(shown.map { it.first }, shown.map { it.first }.sorted())
-        assertEquals(3 * 3 * 5, shown.last().first)
+        assertEquals(FEWEST * 3 * 5, shown.last().first)
         assertTrue(shown.all { it.first <= it.second })
         for (record in outcome.records) {
-            assertEquals(3 to "resident", record.getInt("rounds_done") to record.getString("interleaving"))
-            assertEquals(4, record.getJSONArray("vitals").length())
+            assertEquals(FEWEST to "resident", record.getInt("rounds_done") to record.getString("interleaving"))
+            assertEquals(FEWEST + 1, record.getJSONArray("vitals").length())
             val decode = objects(record.getJSONObject("timings").getJSONArray("decode"))
             assertEquals(listOf(20, 60), decode.map { it.getInt("depth") })
-            assertEquals(listOf(9, 9), decode.map { it.getJSONArray("seconds").length() })
+            assertEquals(listOf(3 * FEWEST, 3 * FEWEST), decode.map { it.getJSONArray("seconds").length() })
             assertEquals(1, record.getJSONObject("timings").getJSONArray("load_s").length())
             val phases = record.getJSONObject("memory").getJSONObject("phases")
             assertEquals(setOf("start", "loaded", "prefilled", "depth 20", "depth 60", "end"), phases.keys().asSequence().toSet())
@@ -78,9 +78,9 @@ class ComparisonTest {
     @Test
     fun `without the memory for all, each is loaded for each of its visits`() {
         val outcome = comparison(phone = TestPhone(memory = 1)).measure()
-        assertEquals(9, asked.count { "load" in it })
+        assertEquals(3 * FEWEST, asked.count { "load" in it })
         assertEquals(listOf("reloaded", "reloaded", "reloaded"), outcome.records.map { it.getString("interleaving") })
-        assertEquals(3, outcome.records[0].getJSONObject("timings").getJSONArray("load_s").length())
+        assertEquals(FEWEST, outcome.records[0].getJSONObject("timings").getJSONArray("load_s").length())
         assertEquals(emptySet<MeasuredProcess>(), running)
         File(TestData.results, "reloaded.jsonl").writeText(outcome.lines)
     }
@@ -153,7 +153,7 @@ class ComparisonTest {
         }
         val outcome = comparison(processes = dying).measure()
         assertEquals(listOf("QKV", "Q-MQA"), outcome.records.map { it.getJSONObject("subject").getString("variant") })
-        assertEquals(listOf(3, 3), outcome.records.map { it.getInt("rounds_done") })
+        assertEquals(listOf(FEWEST, FEWEST), outcome.records.map { it.getInt("rounds_done") })
         val failure = outcome.failures.single()
         assertEquals("q-kv", failure.getString("bundle"))
         assertEquals("the measured process ended during 'prefill', probably for want of memory", failure.getString("message"))

@@ -5,10 +5,10 @@ import org.junit.jupiter.api.Test
 
 class PlanTest {
     @Test
-    fun `what is left empty is as edgeqkv bench has it`() {
+    fun `what is left empty has a default`() {
         val plan = PlanFields().plan(capacity = 512, cores = 8)
-        assertEquals(Plan(listOf(120, 248, 504), 8, 128, 8, 5, 1.0), plan)
-        assertEquals(Plan(listOf(2, 5, 13), 1, 13, 3, 5, 1.0), PlanFields(steps = "3").plan(capacity = 16, cores = 1))
+        assertEquals(Plan(listOf(120, 248, 504), 8, 128, 8, 9, 1.0), plan)
+        assertEquals(Plan(listOf(2, 5, 13), 1, 13, 3, 9, 1.0), PlanFields(steps = "3").plan(capacity = 16, cores = 1))
         val json = plan.json()
         assertEquals(listOf(2, "prefill"), listOf(json.getInt("warm_up_steps"), json.getString("filled")))
     }
