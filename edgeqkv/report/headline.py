@@ -75,7 +75,11 @@ def _memory(pair: Pair) -> Number:
 def _speed(pair: Pair) -> Number:
     title, ratio, timings = "decoding speed", speed(pair.record, pair.today), deepest(pair.record, pair.today)
     if ratio is None or timings is None:
-        why = "Other programs had the processors too often to compare." if _busy(pair) else "Not measured often enough to compare."
+        why = (
+            "Other programs had the processors too often to compare."
+            if _busy(pair)
+            else "Not measured often enough to compare."
+        )
         return Number(title, "–", why, "")
     ours, theirs = (f"{timing.tokens_per_s:,.0f}" for timing in timings)
     text = f"{ours} tokens a second instead of {theirs} with {_today(pair)}, at {pair.depth:,} positions"
