@@ -9,9 +9,11 @@ BENCH := build/bench
 
 NATIVE := $(shell find runtimes -path runtimes/android -prune -o \( -name CMakeLists.txt -o -name '*.cc' -o -name '*.h' \) -print)
 ORT_HEADERS := build/onnxruntime-headers
+CPP := $(shell find runtimes examples tests packaging \( -name '*.cc' -o -name '*.h' -o -name '*.c' \) -print)
 OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 
 .PHONY: help setup demo test android-jvm android-app-test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 \
+	clang clang-format \
 	runner-aarch64 android-native apk check-ort-api wheels lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-memory bench-linear bench-attention bench-int4 compare-int4 \
 	bench-bundles bench-peers docs clean
 
@@ -29,8 +31,9 @@ help:
 	@echo "make count-aarch64    aarch64 instructions of a decoded token: the kernel alone, and the 300M models"
 	@echo "make wheels           the wheels for Linux on x86-64 and aarch64, into build/wheels, compiled by zig (about 4 minutes)"
 	@echo "make docs             the documentation as a site, in build/site; a broken link is an error"
-	@echo "make lint             ruff and mypy"
-	@echo "make format           let ruff format the code"
+	@echo "make clang            all C++ by clang 19, its warnings as errors, and the kernel's tests with it"
+	@echo "make lint             ruff, mypy and clang-format"
+	@echo "make format           let ruff and clang-format format the code"
 	@echo "make check-ort-api    our declarations of ONNX Runtime's C API against the official header (fetched with npm)"
 	@echo "make bench            the 300M geometry with random weights: memory and speed, QKV against K-only, on each engine"
 	@echo "make bench-prefill    the same bundles: prompts of 512 tokens"
@@ -83,6 +86,17 @@ kernels kernels-sanitize:
 	@cmake --build build/$@ --parallel 2 >/dev/null
 	@build/$@/paths_test
 	ctest --test-dir build/$@ --output-on-failure
+
+# Phones, Apple's and zig's builds are clang's. GCC 12's own std::stable_sort calls what it calls deprecated, hence the flag.
+clang: setup
+	@command -v cmake >/dev/null && command -v clang++-19 >/dev/null \
+		|| { echo "this needs the Debian packages cmake and clang-19: apt-get install cmake clang-19" >&2; exit 3; }
+	@cmake -S runtimes -B build/clang -DCMAKE_CXX_COMPILER=clang++-19 -DCMAKE_CXX_FLAGS=-Wno-deprecated-declarations \
+		-DCMAKE_COMPILE_WARNING_AS_ERROR=ON -DEDGEQKV_EXECUTORCH=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+		-DEDGEQKV_KERNEL_TESTS=ON -DEDGEQKV_NATIVE_TESTS=ON >/dev/null
+	@cmake --build build/clang --parallel 2 >/dev/null
+	@build/clang/kernels/paths_test
+	ctest --test-dir build/clang/kernels --output-on-failure
 
 build-aarch64:
 	@command -v cmake >/dev/null && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null \
@@ -140,14 +154,20 @@ docs: setup
 	$(BIN)/zensical build --clean --strict --config-file mkdocs.yml
 	@echo "build/site/index.html; with search: $(BIN)/python -m http.server --directory build/site"
 
-lint: setup
+lint: setup clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p edgeqkv
+	clang-format-19 --dry-run --Werror $(CPP)
 
-format: setup
+format: setup clang-format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	clang-format-19 -i $(CPP)
+
+clang-format:
+	@command -v clang-format-19 >/dev/null \
+		|| { echo "the C++ is formatted by the Debian package clang-format-19: apt-get install clang-format-19" >&2; exit 3; }
 
 # Random weights of the paper's geometry: they prove memory and speed, nothing else.
 BUNDLES := $(addprefix $(BENCH)/,qkv-fp32 q-kv-int8 q-mqa-int8)

@@ -1,13 +1,13 @@
-// edgeqkv::cached_attention.out and edgeqkv::head_linear.out for ExecuTorch: the kernels as operators, on the runtime's own pool of
-// threads. Shapes are those of kernels/include/edgeqkv_operators.h, with a batch of 1 before T.
+// edgeqkv::cached_attention.out and edgeqkv::head_linear.out for ExecuTorch: the kernels as operators, on the runtime's own
+// pool of threads. Shapes are those of kernels/include/edgeqkv_operators.h, with a batch of 1 before T.
 //
-//   cached_attention.out(Tensor q, Tensor k, Tensor? v, Tensor position, Tensor? count, Tensor(a!) k_cache, Tensor(b!)? k_scale,
-//     Tensor(c!)? v_cache, Tensor(d!)? v_scale, int n_head, int key_dim, int value_start, int value_dim, int scale_split,
-//     float softmax_scale, *, Tensor(e!) out) -> Tensor(e!)
+//   cached_attention.out(Tensor q, Tensor k, Tensor? v, Tensor position, Tensor? count, Tensor(a!) k_cache,
+//     Tensor(b!)? k_scale, Tensor(c!)? v_cache, Tensor(d!)? v_scale, int n_head, int key_dim, int value_start, int value_dim,
+//     int scale_split, float softmax_scale, *, Tensor(e!) out) -> Tensor(e!)
 //   head_linear.out(Tensor x, Tensor weight, Tensor scale, *, Tensor(a!) out) -> Tensor(a!)
 //
-// position int64 [1], count int64 [1]: how many of the T tokens there are (None: all). Without v the value is a slice of k's rows;
-// scales only with an int8 cache, v_* only with v; the caches are updated in place. `out` is zero from token `count` on.
+// position int64 [1], count int64 [1]: how many of the T tokens there are (None: all). Without v the value is a slice of k's
+// rows; scales only with an int8 cache, v_* only with v; the caches are updated in place. `out` is zero from token `count` on.
 // As every .out operator's, the arguments end with `out` once more, which it returns.
 //
 // Their twins for ONNX Runtime are in runtimes/onnx; export/executorch declares them to the exporter.
@@ -87,18 +87,8 @@ bool read_tensors(Span<EValue*> arguments, size_t n, const Tensor** tensors) {
   return true;
 }
 
-enum Argument {
-  kQ,
-  kK,
-  kV,
-  kPosition,
-  kCount,
-  kCaches,
-  kTensors = kCaches + 4,
-  kIntegers = kTensors,
-  kScale = kIntegers + 5,
-  kOut
-};
+enum Argument { kQ, kK, kV, kPosition, kCount, kCaches, kTensors = kCaches + 4 };  // kCaches: four of them
+enum { kIntegers = kTensors, kScale = kIntegers + 5, kOut };
 
 // False when the tensors are not what the comment above says, or do not fit the cache.
 bool attend(const Tensor* const t[kTensors], CachedAttentionAttributes node, const Tensor& out, Error& error) {

@@ -1,5 +1,5 @@
-// ExecuTorch's pool of threads. The wheel exports it from libexecutorch_threadpool and ships no header, so what is called is declared
-// here, as extension/threadpool/threadpool.h of ExecuTorch 1.5.1 has it.
+// ExecuTorch's pool of threads. The wheel exports it from libexecutorch_threadpool and ships no header, so what is called is
+// declared here, as extension/threadpool/threadpool.h of ExecuTorch 1.5.1 has it.
 #pragma once
 
 #include <executorch/runtime/core/function_ref.h>

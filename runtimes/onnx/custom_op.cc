@@ -35,9 +35,9 @@ OrtStatus* thread_count(const Api& api, const OrtSessionOptions* options, int32_
   return nullptr;
 }
 
-// The operators of one ONNX Runtime for one number of threads. Made at their first use and kept as long as the process: a runtime
-// never says when it is done with a domain, and any number of its sessions may share one. (CMakeLists.txt keeps this library
-// loaded, so that they are not made again after a dlclose.)
+// The operators of one ONNX Runtime for one number of threads. Made at their first use and kept as long as the process: a
+// runtime never says when it is done with a domain, and any number of its sessions may share one. (CMakeLists.txt keeps this
+// library loaded, so that they are not made again after a dlclose.)
 struct Domain {
   const OrtApi* runtime;  // a process may hold several, each with its own table
   int32_t n_thread;

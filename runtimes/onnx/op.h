@@ -105,8 +105,8 @@ inline OrtStatus* make_output(const Api& api, OrtKernelContext* context, size_t 
   return api.GetTensorMutableData()(value, reinterpret_cast<void**>(data));
 }
 
-// An output that a cache input has after the step: where it is bound to other memory than its input's, the whole cache is copied
-// there first. `cache` then is the output.
+// An output that a cache input has after the step: where it is bound to other memory than its input's, the whole cache is
+// copied there first. `cache` then is the output.
 inline OrtStatus* make_cache_output(const Api& api, OrtKernelContext* context, size_t index, int32_t dtype, const char* missing,
                                     Tensor& cache) {
   char* after = nullptr;

@@ -32,7 +32,8 @@ struct Joined {
 };
 
 // Bytes a second, the fastest of three passes over `bytes`: a pass is slower where another program has the memory or a core
-// meanwhile. `bytes` has to be several times what the caches hold. Throws std::bad_alloc, and std::system_error without threads.
+// meanwhile. `bytes` has to be several times what the caches hold. Throws std::bad_alloc, and std::system_error without
+// threads.
 inline double read_bandwidth(int32_t threads, size_t bytes) {
   constexpr int kPasses = 3;
   constexpr size_t kLine = 64;

@@ -8,8 +8,9 @@
 
 namespace edgeqkv {
 
-// In seconds, of all its threads together, since they were started; negative where the kernel does not say it. Source: the second
-// number of /proc/PID/task/TID/schedstat, "time spent waiting on a runqueue" in ns (Linux, Documentation/scheduler/sched-stats).
+// In seconds, of all its threads together, since they were started; negative where the kernel does not say it. Source: the
+// second number of /proc/PID/task/TID/schedstat, "time spent waiting on a runqueue" in ns (Linux,
+// Documentation/scheduler/sched-stats).
 inline double waited_for_processor() {
   DIR* const threads = opendir("/proc/self/task");
   if (!threads) return -1;

@@ -1,4 +1,5 @@
-// The process that `edgeqkv bench` measures: one request a line, one answer a line, as edgeqkv/bench/protocol.py describes them.
+// The process that `edgeqkv bench` measures: one request a line, one answer a line, as edgeqkv/bench/protocol.py describes
+// them.
 #pragma once
 
 #include "opened.h"

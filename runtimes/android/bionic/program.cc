@@ -5,8 +5,8 @@ extern "C" {
 int main(int, char**);
 __attribute__((visibility("hidden"))) void* __dso_handle = nullptr;
 
-// The linker has run the constructors; no list of others follows, neither where bionic's structure holds three pointers nor where it
-// holds lengths too.
+// The linker has run the constructors; no list of others follows, neither where bionic's structure holds three pointers nor
+// where it holds lengths too.
 __attribute__((used, visibility("hidden"))) void edgeqkv_start(void* raw) {
   static void* const structors[8] = {};
   __libc_init(raw, nullptr, main, structors);

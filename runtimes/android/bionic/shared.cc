@@ -1,4 +1,5 @@
-// The beginning of a shared library, as the NDK's crtbegin_so.o: what it registered to run at the end, runs when it is unloaded.
+// The beginning of a shared library, as the NDK's crtbegin_so.o: what it registered to run at the end, runs when it is
+// unloaded.
 extern "C" {
 int __cxa_finalize(void*);
 __attribute__((visibility("hidden"))) void* __dso_handle = &__dso_handle;

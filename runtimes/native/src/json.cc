@@ -225,8 +225,8 @@ int64_t Json::integer(std::string_view what) const {
 
 double Json::number(std::string_view what) const {
   if (kind != kInteger && kind != kReal) wrong_kind(what, "a finite number");
-  // strtod wants the decimal point of the app's locale. A stream would bring a static library's whole locale code along, and not
-  // every standard library has from_chars for doubles.
+  // strtod wants the decimal point of the app's locale. A stream would bring a static library's whole locale code along, and
+  // not every standard library has from_chars for doubles.
   std::string local = text;
   if (const size_t point = local.find('.'); point != std::string::npos)
     local.replace(point, 1, std::localeconv()->decimal_point);

@@ -19,8 +19,8 @@ namespace {
 
 constexpr int kErrorsOnly = 3, kDeviceAllocator = 0, kDefaultMemory = 0;  // ORT_LOGGING_LEVEL_ERROR, OrtDeviceAllocator, ...
 constexpr int kOldestMajor = 1, kOldestMinor = 23;                        // the first that reads our graphs
-// Where an export puts tables of which a call reads a few rows (export/onnx/graph.py). A row brings up to 2 MiB of pages with it,
-// so that after a few hundred tokens the whole table would count as this process's memory.
+// Where an export puts tables of which a call reads a few rows (export/onnx/graph.py). A row brings up to 2 MiB of pages with
+// it, so that after a few hundred tokens the whole table would count as this process's memory.
 constexpr const char* kTables = "tables.data";
 
 struct Runtime {

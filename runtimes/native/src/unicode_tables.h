@@ -1,5 +1,5 @@
-// What the tokenizers package knows of Unicode, as sorted tables; unicode.h asks them. Written by ../unicode_tables.py, which says
-// where they come from.
+// What the tokenizers package knows of Unicode, as sorted tables; unicode.h asks them. Written by ../unicode_tables.py, which
+// says where they come from.
 #pragma once
 
 #include <cstddef>

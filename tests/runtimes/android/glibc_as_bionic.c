@@ -1,5 +1,6 @@
-// glibc under bionic's names: with this as libc.so, libm.so and libdl.so, glibc's dynamic linker runs what was linked for Android.
-// FUNCTIONS, a header that the test makes of runtimes/android/bionic/names.txt, says F(library, name) for each function.
+// glibc under bionic's names: with this as libc.so, libm.so and libdl.so, glibc's dynamic linker runs what was linked for
+// Android. FUNCTIONS, a header that the test makes of runtimes/android/bionic/names.txt, says F(library, name) for each
+// function.
 #include <stdint.h>
 #include <stdlib.h>
 

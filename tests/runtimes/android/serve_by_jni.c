@@ -1,4 +1,5 @@
-// serve_by_jni LIBRARY: loads an Android JNI library as a virtual machine would, without one, and lets its worker serve stdin, a socket.
+// serve_by_jni LIBRARY: loads an Android JNI library as a virtual machine would, without one, and lets its worker serve stdin,
+// a socket.
 #include <dlfcn.h>
 #include <jni.h>
 #include <stdio.h>

@@ -1,5 +1,6 @@
-// The library's tokenizer and JSON reader behind pipes, for tests/native_probe.py. A request is a letter, the length of its body
-// (32 bits, little-endian) and the body; the answer is '+' and a body, or '-' and the sentence of an error, with their length.
+// The library's tokenizer and JSON reader behind pipes, for tests/native_probe.py. A request is a letter, the length of its
+// body (32 bits, little-endian) and the body; the answer is '+' and a body, or '-' and the sentence of an error, with their
+// length.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
