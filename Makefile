@@ -271,7 +271,8 @@ bench-peers: bench-bundles $(PEERS)/wheels/$(subst ==,-,$(LLAMA)).built
 	@$(BIN)/pip install --quiet --find-links $(PEERS)/wheels $(PEER_PACKAGES)
 	@for name in q-kv q-mqa; do \
 		out=$(BENCH)/$$name-int4; \
-		test -d $$out || $(BIN)/edgeqkv export $(BENCH)/models/$$name --out $$out --weights int4 --cache int8 || exit; \
+		test -d $$out || $(BIN)/edgeqkv export $(BENCH)/models/$$name --out $$out --weights int4 --cache int8 --target onnx \
+			--target executorch || exit; \
 	done
 	@for bits in 8 4 8 4 8 4; do $(BIN)/python experiments/peers/peers.py $(PEERS) $$bits || exit; done
 

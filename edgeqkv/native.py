@@ -66,15 +66,20 @@ def compiler_flags(cflags: bool, libs: bool) -> str:
 def run() -> None:
     """The command ``edgeqkv-run``: the program over libedgeqkv, in place of this process, with the runtimes' libraries that are
     installed here."""
-    from edgeqkv.targets import targets
-
     program = native_program(RUNNER)
     if program is None:
         print(f"edgeqkv: {_why_not()}", file=sys.stderr)
         raise SystemExit(MissingPackage.exit_code)
-    libraries = [path for target in targets().values() for path in target.runner_libraries() or ()]
-    given = [] if "--library" in sys.argv else [word for path in libraries for word in ("--library", str(path))]
+    given = [] if "--library" in sys.argv else runtime_libraries()
     os.execv(program, [str(program), *sys.argv[1:], *given])
+
+
+def runtime_libraries() -> list[str]:
+    """``--library PATH`` for each shared library of the runtimes that are installed here, as edgeqkv-run takes them."""
+    from edgeqkv.targets import targets
+
+    libraries = [path for target in targets().values() for path in target.runner_libraries() or ()]
+    return [word for path in libraries for word in ("--library", str(path))]
 
 
 def _why_not() -> str:

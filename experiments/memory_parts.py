@@ -15,47 +15,23 @@ work       of the rest, anonymous memory beyond weights and cache: activations, 
 peak       the most that the process ever had in memory
 """
 
-import json
 import re
-import subprocess
+import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
-import onnxruntime
-
+from edgeqkv.bench.device import LOCAL
+from edgeqkv.bench.protocol import Elapsed, Loaded, Steps
+from edgeqkv.bench.worker_process import WorkerProcess
 from edgeqkv.bundle import read_bundle
-from edgeqkv.native import native_file
+from edgeqkv.native import RUNNER, native_file, runtime_libraries
 from edgeqkv.tables import mib, table
 
 PROMPT, STEPS, THREADS = 512, 16, 2
 
 
-class Worker:
-    """A process that speaks the protocol of edgeqkv/bench/protocol.py."""
-
-    def __init__(self) -> None:
-        libraries = [
-            next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*")),
-            native_file("runtimes/executorch/libedgeqkv_executorch.so"),
-        ]
-        command = [native_file("runtimes/run/edgeqkv-run"), "--worker"]
-        self._process = subprocess.Popen(
-            [*command, *(part for library in libraries for part in ("--library", library))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, do: str, **arguments: object) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        if "error" in answer:
-            raise SystemExit(answer["error"])
-        return answer
+class Held(WorkerProcess):
+    """A process of this machine, whose pages can be looked at."""
 
     def resident(self, folder: Path) -> dict[str, int]:
         """Bytes in memory now, and the peak: of the bundle's files, of other files, of none."""
@@ -71,19 +47,17 @@ class Worker:
         parts["peak"] = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
         return parts
 
-    def close(self) -> None:
-        self._process.communicate()
-
 
 def measure(folder: Path, runtime: str, kernel: str) -> list[str]:
     manifest = read_bundle(folder)
     artifact = next(a for a in manifest.artifacts if (a.runtime, a.kernel) == (runtime, kernel))
     weights = sum((folder / name).stat().st_size for name in artifact.files)
     cache = artifact.cache.bytes
-    worker = Worker()
-    worker.ask("load", bundle=str(folder), runtime=runtime, kernel=kernel, threads=THREADS)
-    worker.ask("prefill", tokens=min(PROMPT, manifest.capacity), depth=0)
-    worker.ask("decode", depth=manifest.capacity - STEPS, warm_up=0, steps=STEPS)
+    command = [str(native_file(RUNNER)), "--worker", *runtime_libraries()]
+    worker = Held(LOCAL, f"exec {shlex.join(command)}", f"{folder.name}:{runtime}:{kernel}")
+    worker.ask(Loaded, "load", bundle=str(folder), runtime=runtime, kernel=kernel, threads=THREADS)
+    worker.ask(Elapsed, "prefill", tokens=min(PROMPT, manifest.capacity), depth=0)
+    worker.ask(Steps, "decode", depth=manifest.capacity - STEPS, warm_up=0, steps=STEPS)
     held = worker.resident(folder)
     worker.close()
     total = held["files"] + held["libraries"] + held["anonymous"]

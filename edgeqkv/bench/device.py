@@ -117,6 +117,9 @@ def connections(folder: str | None = None, ssh_config: Path | None = None) -> It
             opened.close()
 
 
+LOCAL = Device("local", ("sh", "-c"), None)
+
+
 class Connections:
     """Opens devices by name, with what ssh needs to reuse a connection in the folder ``sockets``; see :func:`connections`."""
 
@@ -127,7 +130,7 @@ class Connections:
     def open(self, name: str) -> Device:
         """``local``, ``ssh://user@host[:port]``, ``adb://SERIAL`` or ``adb://host:port``; connects, or says why not."""
         if name == "local":
-            return Device(name, ("sh", "-c"), None)
+            return LOCAL
         if name.startswith("ssh://"):
             return self._ssh(name)
         if name.startswith("adb://") and len(name) > len("adb://"):

@@ -10,7 +10,10 @@ import time
 from pathlib import Path
 
 import llama_cpp as llama
+import msgspec
 import numpy as np
+
+from edgeqkv.bench.memory import memory_of_this_process
 
 CACHES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
 FLASH = {"on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED, "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED}
@@ -30,7 +33,7 @@ class Worker:
         self.context = llama.llama_init_from_model(self.model, options)
         if not self.context:
             raise SystemExit(f"llama.cpp refuses {path} with cache {cache}, flash attention {flash}")
-        self.memory = llama.llama_get_memory(self.context)
+        self.cache = llama.llama_get_memory(self.context)
         self.vocab_size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self.model))
         self.random = np.random.default_rng(0)
         self.depth = 0
@@ -66,10 +69,13 @@ class Worker:
             seconds.append(time.perf_counter() - start)
         return {"seconds": seconds[warm_up:]}
 
+    def memory(self) -> dict[str, object]:
+        return msgspec.to_builtins(memory_of_this_process())
+
     def rewind(self, depth: int) -> None:
         if depth > self.depth:
-            raise ValueError(f"depth {depth} has not been filled, only {self.depth} positions")
-        llama.llama_memory_seq_rm(self.memory, 0, depth, -1)
+            raise RuntimeError(f"depth {depth} has not been filled, only {self.depth} positions")
+        llama.llama_memory_seq_rm(self.cache, 0, depth, -1)
         self.depth = depth
 
     def feed(self, ids: np.ndarray) -> None:

@@ -6,8 +6,8 @@ measured is appended to FOLDER/8-bit.jsonl; the table is made of all that is the
 """
 
 import json
+import shlex
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,8 +16,12 @@ from typing import Any
 
 from gguf_file import write_gguf
 
+from edgeqkv.bench.device import LOCAL
+from edgeqkv.bench.memory import Memory
+from edgeqkv.bench.protocol import Done, Elapsed, Loaded, Steps
+from edgeqkv.bench.worker_process import WorkerProcess
 from edgeqkv.model_folder import read_model
-from edgeqkv.native import RUNNER, native_file
+from edgeqkv.native import RUNNER, native_file, runtime_libraries
 from edgeqkv.presets import new_model
 from edgeqkv.targets import targets
 
@@ -34,32 +38,11 @@ class Engine:
     fill: dict[str, str]  # how positions are filled, whose rows the clock cannot tell from others
     load: dict[str, Any] | None = None  # the first request, if it needs one
 
-
-class Process:
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._process = subprocess.Popen(engine.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        if engine.load:
-            self.ask("load", **engine.load)
-
-    def ask(self, do: str, **arguments: object) -> dict[str, Any]:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline() or '{"error": "the process ended"}')
-        if "error" in answer:
-            raise SystemExit(f"{self.engine.title}: {answer['error']}")
-        return answer
-
-    def peak_mib(self) -> float:
-        """The highest resident set so far, with the pages of mapped files."""
-        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-        (kib,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-        return kib / 1024
-
-    def close(self) -> None:
-        self._process.communicate(timeout=30)
+    def start(self) -> WorkerProcess:
+        process = WorkerProcess(LOCAL, f"exec {shlex.join(self.command)}", self.title)
+        if self.load:
+            process.ask(Loaded, "load", **self.load)
+        return process
 
 
 def llama_engines(folder: Path, weights: str) -> list[Engine]:
@@ -97,11 +80,12 @@ def our_engines(bundles: Path, weights: str) -> list[Engine]:
     if weights == "Q4_0":
         wanted = [
             ("Q-K=V", "q-kv-int4", "onnx", "fused", "int4", "int8"),
+            ("Q-K=V", "q-kv-int4", "executorch", "fused", "int4", "int8"),
             ("Q-MQA", "q-mqa-int4", "onnx", "fused", "int4", "int8"),
+            ("Q-MQA", "q-mqa-int4", "executorch", "fused", "int4", "int8"),
             ("Q-MQA", "q-mqa-int8", "onnx", "fused", "int8", "int8"),
         ]
-    libraries = [word for t in targets().values() for path in t.runner_libraries() or () for word in ("--library", str(path))]
-    command = (str(native_file(RUNNER)), "--worker", *libraries)
+    command = (str(native_file(RUNNER)), "--worker", *runtime_libraries())
     return [
         Engine(
             f"{title}, {targets()[runtime].title}",
@@ -117,27 +101,40 @@ def our_engines(bundles: Path, weights: str) -> list[Engine]:
 
 def measure(engines: list[Engine]) -> list[dict[str, Any]]:
     """One record an engine: seconds of each turn, in the order of the turns."""
-    processes = [Process(engine) for engine in engines]
+    processes = [engine.start() for engine in engines]
     seconds: list[dict[str, list[float]]] = [{"deep": [], "prompt": [], "shallow": []} for _ in engines]
-    for process in processes:
-        process.ask("fill", depth=DEEP, **process.engine.fill)
-    for turns, name, do, asked in (
-        (TURNS, "deep", "decode", {"depth": DEEP, "warm_up": WARM_UP, "steps": STEPS}),
-        (PROMPTS, "prompt", "prefill", {"depth": 0, "tokens": PROMPT}),
-        (TURNS, "shallow", "decode", {"depth": SHALLOW, "warm_up": WARM_UP, "steps": STEPS}),
+    for engine, process in zip(engines, processes, strict=True):
+        process.ask(Done, "fill", depth=DEEP, **engine.fill)
+
+    def step(process: WorkerProcess, depth: int) -> float:
+        return statistics.median(process.ask(Steps, "decode", depth=depth, warm_up=WARM_UP, steps=STEPS).seconds)
+
+    def read(process: WorkerProcess, tokens: int) -> float:
+        return process.ask(Elapsed, "prefill", depth=0, tokens=tokens).seconds / tokens
+
+    for turns, name, timed, size in (
+        (TURNS, "deep", step, DEEP),
+        (PROMPTS, "prompt", read, PROMPT),
+        (TURNS, "shallow", step, SHALLOW),
     ):
         for turn in range(turns):
             # Back and forth, so that nobody always follows the same one.
             for i in range(len(processes))[:: 1 if turn % 2 == 0 else -1]:
-                found = processes[i].ask(do, **asked)["seconds"]
-                seconds[i][name].append(statistics.median(found) if isinstance(found, list) else found / PROMPT)
+                seconds[i][name].append(timed(processes[i], size))
     records = [
-        {"title": e.title, "weights": e.weights, "cache": e.cache, "peak_mib": p.peak_mib(), "seconds": s}
+        {"title": e.title, "weights": e.weights, "cache": e.cache, "peak_mib": peak_mib(p), "seconds": s}
         for e, p, s in zip(engines, processes, seconds, strict=True)
     ]
     for process in processes:
         process.close()
     return records
+
+
+def peak_mib(process: WorkerProcess) -> float:
+    """The highest resident set so far, with the pages of mapped files."""
+    peak = process.ask(Memory, "memory").peak_rss
+    assert peak is not None
+    return peak / 2**20
 
 
 def table(runs: list[list[dict[str, Any]]]) -> str:
