@@ -12,10 +12,10 @@ ORT_HEADERS := build/onnxruntime-headers
 CPP := $(shell find runtimes examples tests packaging \( -name '*.cc' -o -name '*.h' -o -name '*.c' \) -print)
 OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 
-.PHONY: help setup demo test android-jvm android-app-test kernels kernels-sanitize kernels-aarch64 build-aarch64 count-aarch64 \
-	clang clang-format \
-	runner-aarch64 android-native apk check-ort-api wheels lint format bench bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-memory bench-linear bench-attention bench-int4 compare-int4 \
-	bench-bundles bench-peers docs clean
+.PHONY: help setup demo test android-jvm android-app-test kernels kernels-sanitize kernels-aarch64 build-aarch64 \
+	count-aarch64 clang clang-format runner-aarch64 android-native apk check-ort-api wheels lint format bench \
+	bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-memory bench-linear bench-attention \
+	bench-int4 compare-int4 bench-bundles bench-peers docs clean
 
 help:
 	@echo "make demo             set up, then the models in models/, and what K-only gains at 300M parameters: under ten minutes"
@@ -43,7 +43,8 @@ help:
 	@echo "make bench-sessions   saving, restoring and forking a session against prefilling it again"
 	@echo "make bench-memory     what the memory of a process consists of, for each engine"
 	@echo "make bench-linear     ONNX Runtime's quantised linear alone, by tokens, block and bits"
-	@echo "make bench-int4       int4 weights against int8: files, decoding, and the quality of each way to round"
+	@echo "make bench-int4       int4 weights against int8: files, decoding, and what compare-int4 prints"
+	@echo "make compare-int4     the quality of each way to round to int4, on the shipped models"
 	@echo "make bench-attention  the forms of attention in the ONNX graph against each other"
 	@echo "make bench-peers      llama.cpp in turns with ours at 300M; compiles it once, about 10 minutes"
 	@echo "make clean            remove .venv and build"
@@ -251,7 +252,7 @@ bench-int4: setup
 			--target executorch || exit; \
 	done
 	@$(BIN)/python experiments/int4_speed.py $(addprefix $(BENCH)/q-mqa-,int8 int4 int4-all)
-	@echo; echo "# Quality, on the shipped models"; $(BIN)/python experiments/int4_methods.py
+	@echo; echo "# Quality, on the shipped models"; $(MAKE) --no-print-directory compare-int4
 
 compare-int4: setup
 	$(BIN)/python experiments/int4_methods.py
