@@ -100,15 +100,22 @@ void run_once(const Options& options) {
   Opened opened(options.bundle, options.runtime, options.kernel, options.threads, options.libraries);
   must(edgeqkv_session_skip(opened.session.get(), options.depth));
   Greedy found = greedy(opened, options.ids, options.tokens);
-  const std::string prefill_s = found.seconds.empty() ? "null" : json(found.seconds[0]);
-  if (!found.seconds.empty()) found.seconds.erase(found.seconds.begin());
-  std::printf(
-      "{\"ids\": %s, %s, \"variant\": %s, \"weights\": %s, \"cache\": %s, \"threads\": %s, \"depth\": %s, \"prompt\": %s, "
-      "\"prefill_s\": %s, \"step_s\": %s, \"memory\": %s}\n",
-      json(found.ids).c_str(), about(opened).c_str(), quoted(opened.info.variant).c_str(), quoted(opened.info.weights).c_str(),
-      quoted(opened.info.cache_dtype).c_str(), options.threads ? json(int64_t{options.threads}).c_str() : "null",
-      json(options.depth).c_str(), json(int64_t(options.ids.size())).c_str(), prefill_s.c_str(), json(found.seconds).c_str(),
-      memory_json().c_str());
+  const std::optional<double> prefill_s = found.seconds.empty() ? std::nullopt : std::optional(found.seconds[0]);
+  if (prefill_s) found.seconds.erase(found.seconds.begin());
+  JsonObject out;
+  out.add("ids", found.ids);
+  about(opened, out)
+      .add("variant", opened.info.variant)
+      .add("weights", opened.info.weights)
+      .add("cache", opened.info.cache_dtype)
+      .add("threads", options.threads ? std::optional(options.threads) : std::nullopt)
+      .add("depth", options.depth)
+      .add("prompt", options.ids.size())
+      .add("prefill_s", prefill_s)
+      .add("step_s", found.seconds)
+      .add("memory", memory_json());
+  const std::string line = out.text() + "\n";
+  std::fwrite(line.data(), 1, line.size(), stdout);
 }
 
 }  // namespace

@@ -3,10 +3,11 @@
 
 #include <chrono>
 #include <cstdint>
-#include <cstdio>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../native/src/error.h"
@@ -87,36 +88,26 @@ inline Greedy greedy(Opened& opened, const std::vector<int64_t>& prompt, int64_t
   return clock.found;
 }
 
-inline std::string json(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.9g", value);
-  return text;
-}
-inline std::string json(int64_t value) { return std::to_string(value); }
-
-template <class T>
-std::string json(const std::vector<T>& values) {
-  std::string out;
-  for (const T& value : values) out += (out.empty() ? "" : ", ") + json(value);
-  return "[" + out + "]";
-}
-
 // Of this process now.
-inline std::string memory_json() {
+inline JsonObject memory_json() {
   edgeqkv_memory_info m = {};
   m.size = sizeof m;
   must(edgeqkv_memory(&m));
-  auto bytes = [](int64_t value) { return value < 0 ? "null" : json(value); };
-  return "{\"peak_rss\": " + bytes(m.peak_rss) + ", \"rss\": " + bytes(m.rss) + ", \"pss\": " + bytes(m.pss) +
-         ", \"private\": " + bytes(m.private_rss) + "}";
+  JsonObject out;
+  for (const auto& [name, bytes] :
+       {std::pair("peak_rss", m.peak_rss), {"rss", m.rss}, {"pss", m.pss}, {"private", m.private_rss}})
+    out.add(name, bytes < 0 ? std::nullopt : std::optional(bytes));
+  return out;
 }
 
 // The fields that both ways of running print.
-inline std::string about(const Opened& opened) {
+inline JsonObject& about(const Opened& opened, JsonObject& out) {
   const edgeqkv_bundle_info& info = opened.info;
-  return "\"runtime\": " + quoted(info.runtime) + ", \"runtime_version\": " + quoted(info.runtime_version) +
-         ", \"kernel\": " + quoted(info.kernel) + ", \"load_s\": " + json(opened.load_s) +
-         ", \"cache_bytes\": " + json(info.cache_bytes);
+  return out.add("runtime", info.runtime)
+      .add("runtime_version", info.runtime_version)
+      .add("kernel", info.kernel)
+      .add("load_s", opened.load_s)
+      .add("cache_bytes", info.cache_bytes);
 }
 
 }  // namespace edgeqkv

@@ -19,7 +19,7 @@ class Worker {
  public:
   explicit Worker(const Libraries& libraries) : libraries_(libraries) {}
 
-  std::string answer(const Json& request) {
+  JsonObject answer(const Json& request) {
     const std::string& what = request.at("do").string("do");
     if (what == "memory") return memory_json();
     if (what == "load") return load(request);
@@ -33,12 +33,12 @@ class Worker {
         go_to(depth() + more);
       else if (more > 0)
         prefill(random(more));
-      return "{}";
+      return {};
     }
     if (what == "first_token" || what == "prefill") {
       const std::vector<int64_t> ids = random(number(request, "tokens"));
       go_to(what == "prefill" ? number(request, "depth") : 0);
-      return "{\"seconds\": " + json(seconds_of([&] { prefill(ids); })) + "}";
+      return JsonObject().add("seconds", seconds_of([&] { prefill(ids); }));
     }
     if (what == "decode")
       return decode(number(request, "depth"), number(request, "warm_up"), number(request, "steps"),
@@ -53,35 +53,37 @@ class Worker {
     return value;
   }
 
-  std::string load(const Json& request) {
+  JsonObject load(const Json& request) {
     opened_.reset();  // never two at once, and none where this fails
-    const std::string before = memory_json();
+    const JsonObject before = memory_json();
     const Json &kernel = request.at("kernel"), *runtime = request.find("runtime");
     opened_.emplace(request.at("bundle").string("bundle"), runtime ? runtime->string("runtime") : "",
                     kernel.is_null() ? "" : kernel.string("kernel"), int32_t(number(request, "threads")), libraries_);
-    return "{" + about(*opened_) + ", \"start\": " + before + "}";
+    JsonObject out;
+    return about(*opened_, out).add("start", before);
   }
 
-  std::string greedy_ids(const std::vector<Json>& prompt, int64_t tokens) {
+  JsonObject greedy_ids(const std::vector<Json>& prompt, int64_t tokens) {
     std::vector<int64_t> ids;
     for (const Json& id : prompt) ids.push_back(id.integer("a token id"));
     go_to(0);
-    return "{\"ids\": " + (tokens ? json(greedy(*opened_, ids, tokens).ids) : "[]") + "}";
+    return JsonObject().add("ids", tokens ? greedy(*opened_, ids, tokens).ids : std::vector<int64_t>());
   }
 
-  static std::string bandwidth(int64_t threads, int64_t mib) {
+  static JsonObject bandwidth(int64_t threads, int64_t mib) {
     if (threads < 1 || threads > kMostThreads || mib < 1)
-      throw Error("bandwidth takes 1 to " + json(int64_t{kMostThreads}) + " threads and at least 1 MiB");
-    return "{\"bytes_per_s\": " + json(read_bandwidth(int32_t(threads), size_t(mib) << 20)) + ", \"source\": \"edgeqkv-run\"}";
+      throw Error("bandwidth takes 1 to " + json(kMostThreads) + " threads and at least 1 MiB");
+    const double rate = read_bandwidth(int32_t(threads), size_t(mib) << 20);
+    return JsonObject().add("bytes_per_s", rate).add("source", "edgeqkv-run");
   }
 
-  std::string decode(int64_t depth, int64_t warm_up, int64_t steps, int64_t series) {
+  JsonObject decode(int64_t depth, int64_t warm_up, int64_t steps, int64_t series) {
     if (depth < warm_up) throw Error("decoding is measured from depth " + json(warm_up) + " on");
     const double before = waited_for_processor();
     std::vector<double> seconds;
     const double taken = seconds_of([&] { seconds = timed(depth, warm_up, steps, series); });
-    const std::string waited = before < 0 ? "null" : json(std::max(0.0, waited_for_processor() - before) / taken);
-    return "{\"seconds\": " + json(seconds) + ", \"waited\": " + waited + "}";
+    const double waited = std::max(0.0, waited_for_processor() - before) / taken;
+    return JsonObject().add("seconds", seconds).add("waited", before < 0 ? std::nullopt : std::optional(waited));
   }
 
   std::vector<double> timed(int64_t depth, int64_t warm_up, int64_t steps, int64_t series) {
@@ -170,15 +172,15 @@ void serve(int requests, int answers, const Libraries& libraries) {
   Worker worker(libraries);
   Lines lines(requests);
   for (std::string line; lines.next(line);) {
-    std::string answer;
+    JsonObject answer;
     try {
       answer = worker.answer(parse_json(line));
     } catch (const Error& error) {
-      answer = "{\"error\": " + quoted(error.what()) + ", \"exit_code\": " + json(int64_t(error.kind)) + "}";
+      answer.add("error", error.what()).add("exit_code", error.kind);
     } catch (const std::exception& error) {  // no memory for what was asked
-      answer = "{\"error\": " + quoted(error.what()) + ", \"exit_code\": 3}";
+      answer.add("error", error.what()).add("exit_code", int(kMissing));
     }
-    if (!write_all(answers, answer + "\n")) return;
+    if (!write_all(answers, answer.text() + "\n")) return;
   }
 }
 

@@ -118,25 +118,25 @@ edgeqkv_bundle_info info_of(const edgeqkv_bundle& bundle) {
 
 std::string json_of(const edgeqkv_bundle& bundle) {
   const edgeqkv_bundle_info info = info_of(bundle);
-  std::string ends;
-  for (size_t i = 0; i < info.n_end_tokens; i++) ends += (i ? ", " : "") + std::to_string(info.end_tokens[i]);
-  std::string out = "{";
-  for (const auto& [name, value] : {std::pair("variant", info.variant),
-                                    {"runtime", info.runtime},
-                                    {"runtime_version", info.runtime_version},
-                                    {"kernel", info.kernel},
-                                    {"weights", info.weights},
-                                    {"cache_dtype", info.cache_dtype}})
-    out += edgeqkv::quoted(name) + ": " + edgeqkv::quoted(value) + ", ";
-  for (const auto& [name, value] : {std::pair("capacity", info.capacity),
-                                    {"vocab_size", info.vocab_size},
-                                    {"token_count", info.token_count},
-                                    {"prefill_chunk", info.prefill_chunk},
-                                    {"cache_bytes", info.cache_bytes}})
-    out += edgeqkv::quoted(name) + ": " + std::to_string(value) + ", ";
-  return out + "\"text\": " + (info.tokenizer_missing ? "false" : "true") + ", \"end_tokens\": [" + ends +
-         "], \"chat_template\": " + bundle.opened->manifest.chat_template +
-         ", \"special_tokens\": " + bundle.opened->manifest.special_tokens + "}";
+  const edgeqkv::Manifest& manifest = bundle.opened->manifest;
+  edgeqkv::JsonObject special_tokens, out;
+  for (const auto& [name, token] : manifest.special_tokens) special_tokens.add(name, token);
+  out.add("variant", info.variant)
+      .add("runtime", info.runtime)
+      .add("runtime_version", info.runtime_version)
+      .add("kernel", info.kernel)
+      .add("weights", info.weights)
+      .add("cache_dtype", info.cache_dtype)
+      .add("capacity", info.capacity)
+      .add("vocab_size", info.vocab_size)
+      .add("token_count", info.token_count)
+      .add("prefill_chunk", info.prefill_chunk)
+      .add("cache_bytes", info.cache_bytes)
+      .add("text", !info.tokenizer_missing)
+      .add("end_tokens", manifest.end_tokens)
+      .add("chat_template", manifest.chat_template)
+      .add("special_tokens", special_tokens);
+  return out.text();
 }
 
 const edgeqkv::Tokenizer& tokenizer_of(const edgeqkv_bundle* bundle) {

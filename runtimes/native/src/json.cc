@@ -4,6 +4,7 @@
 #include <charconv>
 #include <clocale>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <new>
 #include <numeric>
@@ -271,6 +272,15 @@ std::string quoted(std::string_view text) {
       out += c;
   }
   return out += '"';
+}
+
+std::string real_number(double value) {
+  if (!std::isfinite(value)) return "null";
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", value);
+  std::string digits = text;
+  std::replace(digits.begin(), digits.end(), ',', '.');  // the locale's decimal point
+  return digits;
 }
 
 std::string shown(std::string_view text) {

@@ -1,12 +1,14 @@
-// A strict JSON reader (RFC 8259), so that the library builds on a board with nothing but a compiler. It refuses what Python's
-// reader of bundles refuses: a key that stands twice, bytes that are no UTF-8, halves of surrogate pairs (raw or escaped), 64.0
-// where a whole number is meant.
+// JSON (RFC 8259), read strictly and written, so that the library builds on a board with nothing but a compiler. The reader refuses
+// what Python's reader of bundles refuses: a key that stands twice, bytes that are no UTF-8, halves of surrogate pairs (raw or
+// escaped), 64.0 where a whole number is meant.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "limits.h"
@@ -46,6 +48,50 @@ Json parse_json(std::string_view text, const JsonLimits& limits = {});
 
 // UTF-8 text as a JSON string, quotes included.
 std::string quoted(std::string_view text);
+
+// A finite number with nine digits; null where it is not finite, which JSON cannot say.
+std::string real_number(double value);
+
+template <class T>
+std::string json(const T& value);
+template <class T>
+std::string json(const std::optional<T>& value) {
+  return value ? json(*value) : "null";
+}
+
+// An object that is being written, field by field.
+class JsonObject {
+ public:
+  template <class T>
+  JsonObject& add(std::string_view key, const T& value) {
+    fields_ += (fields_.empty() ? "" : ", ") + quoted(key) + ": " + json(value);
+    return *this;
+  }
+  std::string text() const { return "{" + fields_ + "}"; }
+
+ private:
+  std::string fields_;
+};
+
+// A value as JSON: a truth value, a number, a text, a JsonObject, or a list of these; an optional one that is not there is null.
+template <class T>
+std::string json(const T& value) {
+  if constexpr (std::is_same_v<T, bool>)
+    return value ? "true" : "false";
+  else if constexpr (std::is_integral_v<T>)
+    return std::to_string(value);
+  else if constexpr (std::is_floating_point_v<T>)
+    return real_number(value);
+  else if constexpr (std::is_convertible_v<T, std::string_view>)
+    return quoted(value);
+  else if constexpr (std::is_same_v<T, JsonObject>)
+    return value.text();
+  else {
+    std::string items;
+    for (const auto& item : value) items += (items.empty() ? "" : ", ") + json(item);
+    return "[" + items + "]";
+  }
+}
 
 // A text of a file as it may stand in an error: in single quotes, on one line, and 64 bytes of it at most.
 std::string shown(std::string_view text);

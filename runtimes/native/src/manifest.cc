@@ -231,12 +231,10 @@ void read_text(const Json& json, Manifest& manifest) {
            "an end token is no token of the model");
   }
   const Json& chat = part.at("chat_template");
-  if (!chat.is_null()) manifest.chat_template = quoted(chat.string("chat_template"));
+  if (!chat.is_null()) manifest.chat_template = chat.string("chat_template");
   const Json& special = part.at("special_tokens").object("special_tokens");
-  std::string fields;
   for (size_t i = 0; i < special.keys.size(); i++)
-    fields += (i ? ", " : "") + quoted(special.keys[i]) + ": " + quoted(special.items[i].string("a special token"));
-  manifest.special_tokens = "{" + fields + "}";
+    manifest.special_tokens.emplace_back(special.keys[i], special.items[i].string("a special token"));
 }
 
 Manifest read(const Json& json) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,7 +41,8 @@ struct Manifest {
   int64_t n_layer = 0, vocab_size = 0, token_count = 0, capacity = 0;
   std::string tokenizer_file, tokenizer_sha256;  // empty: the model came without one
   std::vector<int64_t> end_tokens;
-  std::string chat_template = "null", special_tokens = "{}";  // as JSON
+  std::optional<std::string> chat_template;
+  std::vector<std::pair<std::string, std::string>> special_tokens;
   std::vector<Artifact> artifacts;
 };
 

@@ -21,19 +21,23 @@ constexpr size_t kPrefix = sizeof kMagic + 2 * sizeof(uint32_t), kDigest = 32;
 static_assert(sizeof(float) == 4);
 
 std::string header(const Manifest& manifest, const Artifact& artifact, size_t depth, bool logits) {
-  std::string files, buffers;
-  for (const auto& [name, sha256] : artifact.files) files += (files.empty() ? "" : ", ") + quoted(name) + ": " + quoted(sha256);
-  for (const Buffer& b : artifact.buffers) {
-    std::string shape;
-    for (const int64_t size : b.shape) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
-    buffers += (buffers.empty() ? "" : ", ") + ("{\"name\": " + quoted(b.name)) + ", \"dtype\": " + quoted(b.dtype) +
-               ", \"shape\": [" + shape + "]}";
-  }
-  return "{\"checkpoint_sha256\": " + quoted(manifest.checkpoint_sha256) + ", \"runtime\": " + quoted(artifact.runtime) +
-         ", \"kernel\": " + quoted(artifact.kernel) + ", \"files\": {" + files +
-         "}, \"vocab_size\": " + std::to_string(manifest.vocab_size) + ", \"capacity\": " + std::to_string(manifest.capacity) +
-         ", \"cache_dtype\": " + quoted(artifact.cache_dtype) + ", \"buffers\": [" + buffers +
-         "], \"depth\": " + std::to_string(depth) + ", \"logits\": " + (logits ? "true" : "false") + "}";
+  JsonObject files;
+  for (const auto& [name, sha256] : artifact.files) files.add(name, sha256);
+  std::vector<JsonObject> buffers;
+  for (const Buffer& b : artifact.buffers)
+    buffers.push_back(JsonObject().add("name", b.name).add("dtype", b.dtype).add("shape", b.shape));
+  return JsonObject()
+      .add("checkpoint_sha256", manifest.checkpoint_sha256)
+      .add("runtime", artifact.runtime)
+      .add("kernel", artifact.kernel)
+      .add("files", files)
+      .add("vocab_size", manifest.vocab_size)
+      .add("capacity", manifest.capacity)
+      .add("cache_dtype", artifact.cache_dtype)
+      .add("buffers", buffers)
+      .add("depth", depth)
+      .add("logits", logits)
+      .text();
 }
 
 struct Header {

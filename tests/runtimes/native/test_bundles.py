@@ -187,6 +187,15 @@ def test_end_tokens_of_the_bundle_end_generations(folder, open_native):
     assert list(session.generate([1, 2, 3], limit=8, end_tokens=[])) == free
 
 
+def test_a_description_quotes_what_a_bundle_says(folder, open_native):
+    text = 'a "name" of\n\\\u001f ü \U0001f600'
+    edit(folder, lambda d: d["model"].update(variant=text))
+    edit(folder, lambda d: d["text"].update(chat_template=text, special_tokens={"bos_token": text, text: ""}))
+    info = open_native(folder, "onnx").info
+    assert (info["variant"], info["chat_template"]) == (text, text)
+    assert info["special_tokens"] == {"bos_token": text, text: ""}
+
+
 def as_format_3(data):
     """The older form of a manifest, as far as a reader needs it."""
     tokenizer = data.pop("text")["tokenizer"]
