@@ -18,7 +18,7 @@ from edgeqkv.errors import EdgeQKVError
 from edgeqkv.generate_cli import chat, generate
 from edgeqkv.progress import note
 from edgeqkv.report.cli import report
-from edgeqkv.training.cli import study, train
+from edgeqkv.training.cli import perplexity, study, train
 
 if TYPE_CHECKING:
     from edgeqkv.config import Row, Slice
@@ -61,6 +61,11 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="Checkpoint, model folder or bundle.")],
     capacity: Annotated[int | None, typer.Option(help="Number of positions; by default all that the model has.")] = None,
     cache: Annotated[str | None, typer.Option(help="Dtype of the cache: fp32, fp16 or int8.")] = None,
+    attention: Annotated[
+        bool,
+        typer.Option("--attention", help="Show instead how alike Q, K and V are in each layer, and their effective ranks."),
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw that to a file, .svg.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show a model and what the cache of every variant of its geometry takes."""
@@ -70,6 +75,9 @@ def inspect(
 
     if cache is not None and cache not in DTYPES:
         raise EdgeQKVError(f"--cache {cache!r} is not one of {', '.join(DTYPES)}")
+    if attention or plot is not None:
+        _inspect_attention(path, plot, as_json)
+        return
     seen = inspect_path(path, capacity, cache)
     if as_json:
         _print_json(seen)
@@ -109,6 +117,27 @@ def inspect(
     ]
     against = f"against {seen.budgets[0].variant}"
     print(table(["variant", "tensors/layer", "KV heads", "cache MiB", "bytes/position", against], rows))
+
+
+def _inspect_attention(path: Path, plot: Path | None, as_json: bool) -> None:
+    from edgeqkv.atomic import atomic_write
+    from edgeqkv.bundle import is_bundle
+    from edgeqkv.projections import projections, projections_drawing, projections_table
+    from edgeqkv.sources import load_model
+
+    if plot is not None and (plot.suffix != ".svg" or not plot.resolve().parent.is_dir()):
+        raise EdgeQKVError(f"--plot {plot} is no .svg file in a folder that exists; name one")
+    if path.is_dir() and is_bundle(path):
+        raise EdgeQKVError(f"{path} is a bundle, whose weights are rounded; name the model that it was exported from")
+    found = projections(load_model(path))
+    if plot is not None:
+        from edgeqkv.report.page import svg
+
+        atomic_write(plot, svg(projections_drawing(found, f"{path.name}: projections of attention")).encode())
+    if as_json:
+        _print_json(found)
+        return
+    print(projections_table(found))
 
 
 def _slice(name: str, part: "Slice", row: "Row") -> list[str]:
@@ -250,7 +279,7 @@ def verify(
     if as_json:
         _print_json([result.record for result in results])
     else:
-        _print_parity([result.record for result in results])
+        _print_parity([result.record for result in results], tokens)
         for text_ in proofs(results):
             print(f"\n{text_}")
     for result in results:
@@ -261,7 +290,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _print_parity(records: "list[ParityRecord]") -> None:
+def _print_parity(records: "list[ParityRecord]", asked: int) -> None:
     from edgeqkv.parity import perplexity_percent
     from edgeqkv.tables import table
 
@@ -293,6 +322,11 @@ def _print_parity(records: "list[ParityRecord]") -> None:
         for r in records
     ]
     print(table(header, rows))
+    if any(r.tokens < asked for r in records):
+        print(
+            "\ntokens: how many logits were compared. Each window of the text but the first begins with a quarter that is "
+            "prefilled in chunks, of which only the last logits are."
+        )
     if any(0 < r.greedy_identical < r.greedy_tokens for r in records):
         print(
             "\ngreedy: how many tokens of a greedy text are the same before the first difference. Where two tokens are nearly "
@@ -307,6 +341,7 @@ app.command()(devices)
 app.command()(report)
 app.command()(train)
 app.command()(study)
+app.command()(perplexity)
 app.command()(demo)
 
 

@@ -90,6 +90,9 @@ def compare(
         raise EdgeQKVError(f"{bundle} holds one position, so that no token can be predicted from another: nothing to compare")
     eager = EagerModel(model.config, model.weights)
     windows = token_windows(model, "held_out", text, tokens, manifest.capacity)
+    given = sum(map(len, windows))
+    if given < tokens:
+        note(f"{_text_name(model, text)}: {given} tokens, fewer than the {tokens} that were asked for")
     results: list[Parity] = []
     missing: dict[str, MissingPackage] = {}
     for artifact in manifest.artifacts:
@@ -114,6 +117,12 @@ def compare(
             missing[artifact.name] = error
     if missing and not results:
         raise next(iter(missing.values()))
+    guess = model.config.token_count
+    if model.tokenizer is not None and results[0].record.perplexity_reference >= guess:
+        note(
+            f"{against} predicts this text no better than a guess among its {guess} tokens: is it trained, and are text and "
+            "tokenizer its own?"
+        )
     for name, reason in missing.items():
         note(f"{name} is not compared: {reason}")
     return results

@@ -1,8 +1,10 @@
 """verify must pass what is the same function, and must not pass what is not."""
 
+import re
+
 import numpy as np
 import pytest
-from conftest import tiny_config, tiny_weights
+from conftest import MODELS, tiny_config, tiny_weights
 from msgspec.structs import replace
 
 import edgeqkv
@@ -155,3 +157,16 @@ def test_the_command_exits_1_when_a_check_fails(cli, pair, tmp_path):
     assert failed.code == 1
     assert "| FAILED |" in failed.out
     assert "edgeqkv: onnx fused: max_abs_logit" in failed.err
+
+
+def test_a_short_text_and_one_that_the_model_does_not_know_are_remarked(cli, tmp_path):
+    model, text = MODELS / "q-mqa", tmp_path / "bytes.txt"
+    edgeqkv.export(model, tmp_path / "bundle", weights="fp32")
+    text.write_bytes("".join(chr(0x4E00 + 97 * i % 4000) for i in range(100)).encode())
+    outcome = cli("verify", tmp_path / "bundle", "--against", model, "--text", text)
+    assert outcome.code == 0
+    assert re.search(r"bytes.txt: \d{3} tokens, fewer than the 4096 that were asked for", outcome.err)
+    assert "q-mqa predicts this text no better than a guess among its 2048 tokens" in outcome.err
+    known = cli("verify", tmp_path / "bundle", "--against", model, "--tokens", 600)
+    assert known.err == ""
+    assert "tokens: how many logits were compared" in known.out
