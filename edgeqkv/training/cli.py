@@ -1,4 +1,4 @@
-"""``edgeqkv train`` and ``edgeqkv study``."""
+"""``edgeqkv train``, ``edgeqkv study`` and ``edgeqkv perplexity``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
@@ -82,6 +82,32 @@ def study(
         folder.mkdir(parents=True, exist_ok=True)
         run_study(named, folder, train_one, note)
     print(study_tables(read_study(folder)))
+
+
+def perplexity(
+    model: Annotated[Path, typer.Argument(help="Model folder, Hugging Face folder or checkpoint, with a tokenizer.")],
+    text: Annotated[Path | None, typer.Option(help="UTF-8 text, .txt or .txt.xz, instead of the built-in sample.")] = None,
+    width: Annotated[int | None, typer.Option(help="Tokens in a window; by default all positions, 2048 at most.")] = None,
+    threads: Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Print the perplexity of a model on a text, as a whole and by position in the context; fp32, in PyTorch."""
+    from edgeqkv.strict import to_json
+    from edgeqkv.tables import table
+    from edgeqkv.training.judge import judged
+
+    _use_threads(threads)
+    found = judged(model, text, width)
+    if as_json:
+        print(to_json(found), end="")
+        return
+    stop = max(stretch.stop for stretch in found.by_position)
+    print(
+        f"{model}: perplexity {found.perplexity:.2f}, {found.bits_per_byte:.3f} bits per byte, "
+        f"on {found.tokens:,} tokens in windows of {stop}\n"
+    )
+    names = ["positions", *(f"{s.start} to {s.stop - 1}" for s in found.by_position)]
+    print(table(names, [["perplexity", *(f"{s.perplexity:.2f}" for s in found.by_position)]]))
 
 
 def _run(job: "Job", out: Path) -> None:

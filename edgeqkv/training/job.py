@@ -18,6 +18,7 @@ from edgeqkv.parameters import initial_std, parameter_shapes
 from edgeqkv.sources import load_model
 from edgeqkv.text import Text, load_tokenizer
 from edgeqkv.training.corpus import END_OF_TEXT, Stream, chosen_texts, read_texts, token_stream, train_tokenizer
+from edgeqkv.training.judge import end_token
 from edgeqkv.training.recipe import Named, Positions, Recipe, base_config, with_positions
 
 
@@ -58,15 +59,12 @@ def tuning_job(named: Named, text: Path, held_out: Path, source: Path, seed: int
     """A trained model goes on on another text: its own configuration and tokenizer, windows of the recipe's length."""
     recipe = named.recipe if seed is None else replace(named.recipe, seed=seed)
     model = load_model(source)
-    if model.tokenizer is None:
-        raise EdgeQKVError(f"{source} has no tokenizer, so that text means nothing to it; edgeqkv import --tokenizer adds one")
-    if not model.text.end_tokens:
-        raise EdgeQKVError(f"{source} has no end token, which texts are parted by; name one in its text.json")
-    tokenizer, end = load_tokenizer(model.tokenizer, str(source)), model.text.end_tokens[0]
+    end, content = end_token(model, source), model.tokenizer or ""
+    tokenizer = load_tokenizer(content, str(source))
     width = min(model.config.n_positions, base_config(recipe).n_positions)
     texts = _training_texts(recipe, text, every)
     streams = token_stream(tokenizer, end, texts), token_stream(tokenizer, end, read_texts(held_out))
-    job = Job(named.name, recipe, model.config, width, model.tokenizer, model.text, *streams, model.weights, model.sha256)
+    job = Job(named.name, recipe, model.config, width, content, model.text, *streams, model.weights, model.sha256)
     return _checked(job, text)
 
 
