@@ -53,7 +53,8 @@ struct Failure {
 // printed; what others log goes where it went before.
 thread_local bool in_call = false, passing_on = false;
 thread_local std::string first_error;
-std::atomic<pal_emit_log_message_method> log_of_others{nullptr};
+std::atomic<pal_emit_log_message_method> log_of_others{nullptr};  // now
+std::atomic<pal_emit_log_message_method> log_before_us{nullptr};  // when we first took it
 
 void keep_first_error(et_timestamp_t time, et_pal_log_level_t level, const char* file, const char* function, size_t line,
                       const char* message, size_t length) {
@@ -61,7 +62,10 @@ void keep_first_error(et_timestamp_t time, et_pal_log_level_t level, const char*
     if ((level == kError || level == kFatal) && first_error.empty()) first_error.assign(message, length);
     return;
   }
-  if (passing_on) return;  // who took the log after us passes on to us
+  if (passing_on) {  // who took the log after us passes on to us
+    log_before_us.load()(time, level, file, function, line, message, length);
+    return;
+  }
   passing_on = true;
   log_of_others.load()(time, level, file, function, line, message, length);
   passing_on = false;
@@ -79,6 +83,7 @@ void take_log() {
   PalImpl* table = const_cast<PalImpl*>(get_pal_impl());
   const pal_emit_log_message_method now = __atomic_load_n(&table->emit_log_message, __ATOMIC_ACQUIRE);
   if (now == keep_first_error) return;
+  if (!log_before_us) log_before_us = now;
   log_of_others = now;
   __atomic_store_n(&table->emit_log_message, &keep_first_error, __ATOMIC_RELEASE);
 }

@@ -366,6 +366,43 @@ def test_two_copies_of_our_library(executorch_bundle, tmp_path):
     assert (run.returncode, run.stderr) == (0, "")
 
 
+def test_the_log_of_a_host_that_listens_before_and_after_us(executorch_bundle):
+    """Each listener passes on to the one before it, and the message arrives once at each."""
+    program = """
+import ctypes, sys
+import edgeqkv
+from edgeqkv.targets import targets
+
+listener = ctypes.CFUNCTYPE(
+    None, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t
+)
+find_table = ctypes.CDLL(targets()["executorch"].runner_libraries()[1])._ZN10executorch7runtime12get_pal_implEv
+find_table.restype = ctypes.POINTER(ctypes.c_void_p * 5)
+table, heard = find_table().contents, []
+
+def listen(name):
+    before = ctypes.cast(table[4], listener)
+    def hear(*message):
+        heard.append(name)
+        if name == "after":
+            before(*message)
+    made = listener(hear)
+    table[4] = ctypes.cast(made, ctypes.c_void_p)
+    return made
+
+first = listen("before")
+sessions = [edgeqkv.open(sys.argv[1], runtime="executorch", threads=1)]
+second = listen("after")
+sessions.append(edgeqkv.open(sys.argv[1], runtime="executorch", threads=1))
+heard.clear()
+ctypes.cast(table[4], listener)(0, ord("E"), b"file", b"function", 1, b"message", 7)
+print(*heard)
+"""
+    command = [sys.executable, "-c", program, executorch_bundle("q_mqa")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "after before\n", "")
+
+
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 def test_a_host_hears_what_to_do_with_an_older_program(tmp_path):
     """ExecuTorch's own API with the operator as a program of 0.1 calls it: nine tensors, and out twice."""
