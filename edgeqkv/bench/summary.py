@@ -8,7 +8,7 @@ from edgeqkv.bench.flat import csv_text
 from edgeqkv.bench.printable import printable
 from edgeqkv.bench.record import Record
 from edgeqkv.bench.results import json_line
-from edgeqkv.bench.tables import NAME, NOT_MEASURED, Table, memory_table, size, speed_table
+from edgeqkv.bench.tables import NAME, NOT_MEASURED, Table, memory_table, size, speed_table, traffic_table
 from edgeqkv.bench.words import machine, name, notes, runs, runtimes, threads
 
 FORMATS = ("md", "csv", "json", "jsonl")
@@ -30,9 +30,9 @@ def summary(run: Sequence[Record], budget: int | None = None) -> str:
     head = "\n".join([printable(_headline(run)), *(f"note: {text}" for text in notes(run))])
     if run[0].environment.emulated:
         return f"{head}\n\n{_ids(run).text()}"
-    tables = [_side_by_side(run), speed_table(run), memory_table(run, budget)]
+    tables = [_side_by_side(run), speed_table(run), traffic_table(run), memory_table(run, budget)]
     tables += [_ratios(run)] if len(run) > 1 else []
-    return "\n\n".join([head, *(one.text() for one in tables)])
+    return "\n\n".join([head, *(one.text() for one in tables if one)])
 
 
 def _headline(run: Sequence[Record]) -> str:

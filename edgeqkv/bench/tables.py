@@ -1,11 +1,12 @@
 """The tables of memory and speed of one interleaved run: what ``bench`` prints and ``report`` shows."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeqkv.bench.printable import printable
-from edgeqkv.bench.record import Record, largest_capacity
-from edgeqkv.bench.timing import Timing
+from edgeqkv.bench.record import Record, bandwidth_share, largest_capacity
+from edgeqkv.bench.timing import Timing, quantile
 from edgeqkv.bench.words import name
 from edgeqkv.tables import mib, table
 
@@ -76,3 +77,33 @@ def spread(timing: Timing | None) -> str:
     if timing is None:
         return NOT_MEASURED
     return " ".join(f"{1e3 * s:.2f}" for s in (timing.p50_s, timing.p90_s, timing.p99_s))
+
+
+def traffic_table(run: Sequence[Record]) -> Table | None:
+    """How much of the machine's read bandwidth decoding reached (:func:`~edgeqkv.bench.record.bandwidth_share`): at the median
+    time, and at its 90th and 10th percentile. None where the run did not measure the bandwidth."""
+    best = next((record.bandwidth for record in run if record.bandwidth and record.bandwidth.best), None)
+    if best is None:
+        return None
+    depths = sorted({timing.depth for record in run for timing in record.timings.decode})
+    samples = max((best.one_thread, best.threads), key=lambda rates: statistics.median(rates) if rates else 0.0)
+    low, median, high = (f"{rate / 1e9:.1f}" for rate in (min(samples), statistics.median(samples), max(samples)))
+    header = [f"read at {median} GB/s ({low} to {high}) in order"]
+    header += [f"MB a token at {depth:,}" for depth in depths]
+    header += [f"share of that at {depth:,}: p50 (p90 to p10)" for depth in depths]
+    rows = []
+    for record in run:
+        decode = {timing.depth: timing for timing in record.timings.decode}
+        needed = [record.bytes_per_token(depth) for depth in depths]
+        row = [name(record), *(NOT_MEASURED if count is None else f"{count / 1e6:,.1f}" for count in needed)]
+        row += [_reached(record, decode.get(depth)) for depth in depths]
+        rows.append(tuple(row))
+    return Table(tuple(header), tuple(rows))
+
+
+def _reached(record: Record, timing: Timing | None) -> str:
+    share = bandwidth_share(record, timing) if timing else None
+    if timing is None or share is None:
+        return NOT_MEASURED
+    slow, fast = (share * timing.median / quantile(timing.seconds, percent) for percent in (90, 10))
+    return f"{share:.0%} ({slow:.0%} to {fast:.0%})"

@@ -8,7 +8,9 @@ from msgspec.structs import replace
 from records import ENVIRONMENT, NOT_TIMED, changed, made_record
 
 from edgeqkv.bench.printable import printable
+from edgeqkv.bench.record import Bandwidth
 from edgeqkv.bench.summary import FORMATS, written
+from edgeqkv.bench.timing import timing
 from edgeqkv.report.content import content
 from edgeqkv.report.markdown import markdown
 from edgeqkv.report.page import page
@@ -70,3 +72,16 @@ def test_every_runtime_that_was_measured_is_named():
 
 def test_rows_of_zeros_are_said():
     assert "note: depths were filled with rows of zeros" in written([made_record(filled="zeros")], "md")
+
+
+def test_the_share_of_the_read_bandwidth_with_its_spread():
+    read = Bandwidth(one_thread=(20e9, 21e9, 19e9), threads=(41e9, 39e9, 40e9), source="edgeqkv-run")
+    seconds = (8e-3, 10e-3, 10e-3, 16e-3)
+    record = made_record(bandwidth=read, weights_bytes_a_token=160_000_000, cache_bytes_per_position=40_000)
+    record = changed(record, decode=(timing(1000, 1, seconds),))
+    text = written([record], "md")
+    assert "read at 40.0 GB/s (39.0 to 41.0) in order | MB a token at 1,000 | share of that at 1,000: p50 (p90 to p10)" in text
+    assert "200.0 | " in text
+    assert "50% (31% to 62%)" in text  # 200 MB in 10 ms are 20 GB/s
+    assert "GB/s" not in written([changed(record, bandwidth=None)], "md")
+    assert "in order" in written([record, changed(record, weights_bytes_a_token=None)], "md")
