@@ -86,6 +86,12 @@ def test_what_it_links(libraries):
     assert all(alignment >= 16384 for alignment in alignments)
 
 
+@pytest.mark.parametrize("name", ["native/libedgeqkv", "onnx/libedgeqkv_onnx", "executorch/libedgeqkv_executorch"])
+def test_what_registers_operators_is_never_unloaded(name):
+    """A runtime keeps pointers to them, and does not say for how long."""
+    assert "NODELETE" in run("readelf", "-d", native_file(f"runtimes/{name}.so"))
+
+
 def test_the_structs_of_ctypes_are_those_of_the_header(tmp_path, flags):
     from edgeqkv.runtimes.native import engine
 
@@ -232,6 +238,25 @@ def test_bundles_are_opened_and_closed_without_growth(runtime, golden_bundle, ex
     print(f"{runtime}: {after[0] - rss} KiB more after {times} bundles, {1024 * (after[0] - rss) / times:.0f} bytes each")
     assert list(after[1:]) == others
     assert after[0] - rss < 4096, "KiB"
+
+
+def test_what_does_not_open_leaves_nothing(golden_bundle, tmp_path, open_native):
+    """Its program is loaded when it turns out that the manifest does not fit it."""
+    shutil.copytree(golden_bundle(), tmp_path / "bundle")
+    manifest = tmp_path / "bundle/edgeqkv.json"
+    manifest.write_text(manifest.read_text().replace("cache.0.k", "cache.7.k"))
+
+    def try_to_open(n):
+        for _ in range(n):
+            with pytest.raises(EdgeQKVError, match="refuses what the manifest describes"):
+                NativeSession(open_native(tmp_path / "bundle", "onnx", "fused"))
+
+    try_to_open(100)
+    rss, *others = counts()
+    try_to_open(400)
+    after = counts()
+    assert list(after[1:]) == others
+    assert after[0] - rss < 1024, "KiB"
 
 
 def test_what_c_may_get_wrong(golden_bundle, open_native):
