@@ -35,8 +35,9 @@ BLOB_SENTINEL = 0xDEADBEEF
 
 
 def require_coremltools() -> ModuleType:
-    """coremltools, without what it logs while it is imported where there is no macOS."""
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
+    """coremltools, without what it and torchao, which it imports, log meanwhile where there is no macOS."""
+    for name in ("coremltools", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return require("coremltools", "coreml")
 
 

@@ -1,5 +1,6 @@
 """A session on a Core ML package: what it says about itself, what it refuses, and how verify judges it."""
 
+import subprocess
 import sys
 import warnings
 from dataclasses import replace
@@ -236,3 +237,9 @@ def test_on_macos_a_package_that_does_not_load(bundle, monkeypatch):
     monkeypatch.setattr(ct.models, "MLModel", refuse)
     with pytest.raises(edgeqkv.EdgeQKVError, match=r"Core ML cannot load .*model\.mlpackage: Error compiling model"):
         edgeqkv.open(bundle)
+
+
+def test_the_import_logs_nothing():
+    script = "from edgeqkv.runtimes.coreml.package import require_coremltools; require_coremltools()"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout + run.stderr == ""
