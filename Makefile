@@ -42,7 +42,7 @@ help:
 	@echo "make bench-mla        Youtu-LLM's and MiniCPM3's latent attention: one cached row against K and V of every head"
 	@echo "make bench-sessions   saving, restoring and forking a session against prefilling it again"
 	@echo "make bench-memory     what the memory of a process consists of, for each engine"
-	@echo "make bench-linear     ONNX Runtime's quantised linear alone, by tokens, block and bits"
+	@echo "make bench-linear     ONNX Runtime's quantised linear alone, by tokens, block and bits; MLA's products against one"
 	@echo "make bench-int4       int4 weights against int8: files, decoding, and what compare-int4 prints"
 	@echo "make compare-int4     the quality of each way to round to int4, on the shipped models"
 	@echo "make bench-attention  the forms of attention in the ONNX graph against each other"
@@ -238,6 +238,7 @@ bench-memory: bench-bundles
 
 bench-linear: setup
 	$(BIN)/python experiments/linear_speed.py
+	@echo; $(BIN)/python experiments/mla_products.py
 
 bench-attention: setup
 	$(BIN)/python experiments/attention_forms.py
