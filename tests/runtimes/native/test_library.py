@@ -389,9 +389,12 @@ def test_the_rules_of_sessions_on_aarch64(runtime, golden_bundle, executorch_bun
 @pytest.mark.skipif(
     "EDGEQKV_OLDEST_ONNXRUNTIME" not in os.environ, reason="EDGEQKV_OLDEST_ONNXRUNTIME names libonnxruntime.so 1.23"
 )
-def test_the_oldest_runtime(golden_bundle, libraries):
+@pytest.mark.parametrize(("name", "cache"), [("q_mqa", "int8"), ("q_kv", "fp16"), ("q_gqa", "fp32"), ("qkv", "fp32")])
+def test_the_oldest_runtime(name, cache, golden_bundle, libraries):
+    """Both in one process, which their operators are not to be mixed up in."""
     oldest = Libraries(libraries.edgeqkv, Path(os.environ["EDGEQKV_OLDEST_ONNXRUNTIME"]))
-    sessions = [NativeSession(NativeBundle(golden_bundle(), each, "onnx", "fused", 1)) for each in (oldest, libraries)]
+    bundle = golden_bundle(name, cache)
+    sessions = [NativeSession(NativeBundle(bundle, each, "onnx", "fused", 1)) for each in (oldest, libraries)]
     assert sessions[0].runtime_version.startswith("1.23.")
     old, new = (list(session.generate([1, 2, 3], limit=20)) for session in sessions)
     assert old == new
