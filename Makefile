@@ -13,7 +13,7 @@ CPP := $(shell find runtimes examples tests packaging \( -name '*.cc' -o -name '
 OLDEST := build/onnxruntime-1.23.2/onnxruntime/capi/libonnxruntime.so.1.23.2
 
 .PHONY: help setup demo test android-jvm android-app-test kernels kernels-sanitize kernels-aarch64 build-aarch64 \
-	count-aarch64 clang clang-format runner-aarch64 android-native apk check-ort-api wheels lint format bench \
+	count-aarch64 count-kernel-aarch64 bench-kernel clang clang-format runner-aarch64 android-native apk check-ort-api wheels lint format bench \
 	bench-prefill bench-executorch bench-8k bench-mla bench-sessions bench-memory bench-linear bench-attention \
 	bench-int4 compare-int4 bench-bundles bench-peers docs clean
 
@@ -24,11 +24,13 @@ help:
 	@echo "make android-app-test the same, and the demo app's classes and tests (part of make test)"
 	@echo "make kernels          build the C++ attention kernel and run its tests (part of make test)"
 	@echo "make kernels-sanitize the same with address and undefined-behaviour sanitizers (part of make test)"
-	@echo "make kernels-aarch64  cross-build it and run its tests under qemu-user, without and with the dot product"
+	@echo "make kernels-aarch64  cross-build it and run its tests under qemu-user: NEON, with the dot product, with i8mm"
 	@echo "make runner-aarch64   cross-build edgeqkv-run, to bench it under qemu-user (ids only)"
 	@echo "make android-native   what goes to arm64 Android, without an NDK: the JNI library, ONNX Runtime, edgeqkv-run"
 	@echo "make apk              the demo app for Android as an APK, without Google's SDK"
 	@echo "make count-aarch64    aarch64 instructions of a decoded token: the kernel alone, and the 300M models"
+	@echo "make count-kernel-aarch64   the same of the kernel alone, which takes a minute"
+	@echo "make bench-kernel     the attention kernel alone, against a plain read and a loop of products"
 	@echo "make wheels           the wheels for Linux on x86-64 and aarch64, into build/wheels, compiled by zig (about 4 minutes)"
 	@echo "make docs             the documentation as a site, in build/site; a broken link is an error"
 	@echo "make clang            all C++ by clang 19, its warnings as errors, and the kernel's tests with it"
@@ -80,10 +82,11 @@ android-jvm: setup
 android-app-test: android-jvm
 	sh android_demo/app/jvm.sh build/android/app-jvm $(BIN)/python
 
+# Sanitized, AVX-VNNI's path is encoded as AVX-512, so that it is tested where a CPU has only that; otherwise where a CPU has AVX-VNNI.
 kernels kernels-sanitize:
 	@command -v cmake >/dev/null && command -v g++ >/dev/null \
 		|| { echo "the kernel tests need the Debian packages cmake and g++: apt-get install cmake g++" >&2; exit 3; }
-	@cmake -S runtimes/kernels -B build/$@ -DEDGEQKV_SANITIZE=$(if $(findstring sanitize,$@),ON,OFF) >/dev/null
+	@cmake -S runtimes/kernels -B build/$@ $(if $(findstring sanitize,$@),-DEDGEQKV_SANITIZE=ON -DEDGEQKV_AVXVNNI_AS_AVX512=ON) >/dev/null
 	@cmake --build build/$@ --parallel 2 >/dev/null
 	@build/$@/paths_test
 	ctest --test-dir build/$@ --output-on-failure
@@ -107,17 +110,20 @@ build-aarch64:
 		-DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/runtimes/kernels/cmake/aarch64-linux-gnu.cmake >/dev/null
 	@cmake --build build/kernels-aarch64 --parallel 2 >/dev/null
 
-# A Cortex-A53 has no dot product, max has. Emulation is slow: of the random problems each 9th.
+# A Cortex-A53 has no dot product, a Neoverse N1 no matrix products, max has both. Emulation is slow: of the random problems
+# each 9th.
 kernels-aarch64: build-aarch64
-	@for cpu in cortex-a53:neon max:neon+dot; do \
+	@for cpu in cortex-a53:neon neoverse-n1:neon+dot max:neon+i8mm; do \
 		export QEMU_CPU=$${cpu%%:*} EDGEQKV_EXPECT_PATH=$${cpu##*:} EDGEQKV_TEST_EVERY=9; \
 		qemu-aarch64 -L /usr/aarch64-linux-gnu build/kernels-aarch64/paths_test || exit; \
 		ctest --test-dir build/kernels-aarch64 --output-on-failure --parallel 2 || exit; \
 	done
 
-count-aarch64: build-aarch64 runner-aarch64 bench-bundles
+count-kernel-aarch64: build-aarch64
 	@command -v cc >/dev/null || { echo "this needs the Debian package gcc: apt-get install gcc" >&2; exit 3; }
 	@sh runtimes/kernels/bench/count_aarch64.sh build/kernels-aarch64
+
+count-aarch64: count-kernel-aarch64 runner-aarch64 bench-bundles
 	@cp build/kernels-aarch64/instruction_count.so build/runner-aarch64/
 	@echo; $(BIN)/python experiments/aarch64_instructions.py build/runner-aarch64 $(BENCH)/qkv-fp32:stock $(BENCH)/q-kv-int8:fused \
 		$(BENCH)/q-mqa-int8:fused
@@ -239,6 +245,13 @@ bench-memory: bench-bundles
 bench-linear: setup
 	$(BIN)/python experiments/linear_speed.py
 	@echo; $(BIN)/python experiments/mla_products.py
+
+bench-kernel:
+	@command -v cmake >/dev/null && command -v g++ >/dev/null \
+		|| { echo "the kernel needs the Debian packages cmake and g++: apt-get install cmake g++" >&2; exit 3; }
+	@cmake -S runtimes/kernels -B build/kernels >/dev/null
+	@cmake --build build/kernels --parallel 2 --target attention_bench >/dev/null
+	@build/kernels/attention_bench goals
 
 bench-attention: setup
 	$(BIN)/python experiments/attention_forms.py

@@ -1,13 +1,16 @@
 // One thread, one layer of 64-wide heads, and latent attention (MLA) of 16 heads over rows of 512 + 64: the kernel against a plain
 // read of the same cache, interleaved in one run.
 //
-//   attention_bench [decode|prefill|cached] [path]
+//   attention_bench [goals|decode|prefill|cached] [path]
 //
-// cached: decode over one small cache that stays in the core's own cache, which shows the arithmetic without the memory.
+// goals: what `make bench-kernel` prints. cached: decode over one small cache that stays in the core's own cache, which shows the
+// arithmetic without the memory.
 //
 // A round times each case once, one after the other, on the next of several caches that together exceed the last-level cache,
-// as they do between two tokens of a model. What is printed of the rounds: minimum, median, and the spread (10th and 90th
-// percentile). GB/s counts each cached byte once, scales included (10^9 bytes, at the median).
+// as they do between two tokens of a model; after each, the plain read of another of them and a loop of nothing but products.
+// What is printed of the rounds: minimum, median, and the spread (10th and 90th percentile). GB/s counts each cached byte once,
+// scales included (10^9 bytes, at the median). Of the peak: products of bytes, of which one with a 16-bit factor takes two, over
+// what the loop of products reaches, both at the median.
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
@@ -36,7 +39,7 @@ struct Case {
   std::vector<std::vector<uint8_t>> caches, v_caches;
   std::vector<std::vector<float>> scales;
   std::vector<float> q, k, out;
-  std::vector<double> microseconds, read_microseconds;
+  std::vector<double> microseconds, read_microseconds, peak;
 
   int n_scale() const { return row_dim != value_dim ? 2 : 1; }
   // Products of a query's and a weight's with a cached number, of all tokens.
@@ -76,7 +79,7 @@ double time_of(F run) {
 
 Case make_case(int n_head, int n_kv_head, int depth, int n_token, int dtype, bool separate_v, size_t footprint, int row_dim = kDim,
                int value_dim = kDim) {
-  Case c = {n_head, n_kv_head, depth, n_token, dtype, separate_v, row_dim, value_dim, {}, {}, {}, {}, {}, {}, {}, {}};
+  Case c = {n_head, n_kv_head, depth, n_token, dtype, separate_v, row_dim, value_dim, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   size_t copies = std::max<size_t>(1, footprint / c.bytes());
@@ -102,12 +105,35 @@ Case make_case(int n_head, int n_kv_head, int depth, int n_token, int dtype, boo
   return c;
 }
 
+// What the machine's products of bytes reach in a loop of nothing else, in 10^9 a second; 0 where it is not known.
+#if defined(__x86_64__)
+__attribute__((target("avx512f,avx512vnni"))) double peak_products() {
+  if (!__builtin_cpu_supports("avx512vnni")) return 0;
+  constexpr int kTimes = 2000;
+  const __m512i x = _mm512_set1_epi8(3);
+  // Twelve sums, in registers: one instruction's latency must not be seen.
+  __m512i a = x, b = x, c = x, d = x, e = x, f = x, g = x, h = x, i = x, j = x, k = x, l = x;
+  const auto start = std::chrono::steady_clock::now();
+  for (int n = 0; n < kTimes; n++)
+    asm volatile(
+        "vpdpbusd %12, %12, %0\n vpdpbusd %12, %12, %1\n vpdpbusd %12, %12, %2\n vpdpbusd %12, %12, %3\n"
+        "vpdpbusd %12, %12, %4\n vpdpbusd %12, %12, %5\n vpdpbusd %12, %12, %6\n vpdpbusd %12, %12, %7\n"
+        "vpdpbusd %12, %12, %8\n vpdpbusd %12, %12, %9\n vpdpbusd %12, %12, %10\n vpdpbusd %12, %12, %11\n"
+        : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f), "+v"(g), "+v"(h), "+v"(i), "+v"(j), "+v"(k), "+v"(l)
+        : "v"(x));
+  const double us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+  return kTimes * 12 * 64 / us / 1e3;
+}
+#else
+double peak_products() { return 0; }
+#endif
+
 void round_of(Case& c, size_t round, int isa) {
   size_t i = round % c.caches.size();
   edgeqkv_attention_args a = {};
   a.size = sizeof a;
-  a.n_head = c.n_head, a.n_kv_head = c.n_kv_head, a.row_dim = a.key_dim = c.row_dim, a.value_dim = c.value_dim, a.capacity = c.depth + c.n_token;
-  a.position = c.depth, a.n_token = c.n_token, a.dtype = c.dtype, a.isa = isa;
+  a.n_head = c.n_head, a.n_kv_head = c.n_kv_head, a.row_dim = a.key_dim = c.row_dim, a.value_dim = c.value_dim;
+  a.capacity = c.depth + c.n_token, a.position = c.depth, a.n_token = c.n_token, a.dtype = c.dtype, a.isa = isa;
   a.scale_split = c.n_scale() > 1 ? c.value_dim : 0;
   a.q = c.q.data(), a.k = c.k.data(), a.out = c.out.data();
   a.k_cache = c.caches[i].data(), a.k_scale = c.scales[i].data();
@@ -124,33 +150,8 @@ void round_of(Case& c, size_t round, int isa) {
     if (c.separate_v) sink = sink + plain_read(c.v_caches[j]);
     if (c.dtype == EDGEQKV_INT8) sink = sink + plain_read(c.scales[j]);
   }));
+  c.peak.push_back(peak_products());
 }
-
-// What the machine's products of bytes reach in a loop of nothing else, in 10^9 a second; 0 where it is not known.
-#if defined(__x86_64__)
-__attribute__((target("avx512f,avx512vnni"))) double peak_products() {
-  if (!__builtin_cpu_supports("avx512vnni")) return 0;
-  double best = 0;
-  const __m512i x = _mm512_set1_epi8(3);
-  for (int round = 0; round < 2000; round++) {
-    // Twelve sums, in registers: one instruction's latency must not be seen.
-    __m512i a = x, b = x, c = x, d = x, e = x, f = x, g = x, h = x, i = x, j = x, k = x, l = x;
-    const auto start = std::chrono::steady_clock::now();
-    for (int n = 0; n < 1000; n++)
-      asm volatile(
-          "vpdpbusd %12, %12, %0\n vpdpbusd %12, %12, %1\n vpdpbusd %12, %12, %2\n vpdpbusd %12, %12, %3\n"
-          "vpdpbusd %12, %12, %4\n vpdpbusd %12, %12, %5\n vpdpbusd %12, %12, %6\n vpdpbusd %12, %12, %7\n"
-          "vpdpbusd %12, %12, %8\n vpdpbusd %12, %12, %9\n vpdpbusd %12, %12, %10\n vpdpbusd %12, %12, %11\n"
-          : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f), "+v"(g), "+v"(h), "+v"(i), "+v"(j), "+v"(k), "+v"(l)
-          : "v"(x));
-    const double us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
-    best = std::max(best, 12000 * 64 / us / 1e3);
-  }
-  return best;
-}
-#else
-double peak_products() { return 0; }
-#endif
 
 double percentile(std::vector<double> x, double p) {
   std::sort(x.begin(), x.end());
@@ -159,57 +160,102 @@ double percentile(std::vector<double> x, double p) {
 
 void print(const Case& c) {
   const char* dtypes[] = {"fp32", "fp16", "int8"};
-  double median = percentile(c.microseconds, 0.5);
+  const double least = percentile(c.microseconds, 0), median = percentile(c.microseconds, 0.5);
   std::printf("%-5s %-5s %2d/%-2d %4d %6d+%-4d %9.1f %9.1f %9.1f-%-9.1f", c.separate_v ? "k,v" : "k", dtypes[c.dtype], c.n_head,
-              c.n_kv_head, c.row_dim, c.depth, c.n_token, percentile(c.microseconds, 0), median, percentile(c.microseconds, 0.1),
+              c.n_kv_head, c.row_dim, c.depth, c.n_token, least, median, percentile(c.microseconds, 0.1),
               percentile(c.microseconds, 0.9));
+  const double rate = c.products() / median / 1e3;
   if (c.n_token == 1) {
-    double read = percentile(c.read_microseconds, 0.5), gb = double(c.bytes()) / 1e3;
-    std::printf(" %8.2f %9.1f %8.2f %6.0f%%", gb / median, read, gb / read, 100 * read / median);
+    const double read_least = percentile(c.read_microseconds, 0), read = percentile(c.read_microseconds, 0.5);
+    const double gb = double(c.bytes()) / 1e3, peak = percentile(c.peak, 0.5);
+    std::printf(" %7.2f %9.1f %9.1f %7.2f %5.0f%% %5.0f%% %8.2f", gb / median, read_least, read, gb / read, 100 * read_least / least,
+                100 * read / median, rate);
+    if (peak > 0 && c.dtype == EDGEQKV_INT8) std::printf(" %6.1f %5.0f%%", peak, 100 * 2 * rate / peak);
+  } else {
+    std::printf(" %8.2f", rate);
   }
-  std::printf(" %8.2f", c.products() / median / 1e3);
   std::printf("\n");
 }
+
+std::vector<Case> goal_cases() {
+  std::vector<Case> cases;
+  for (int n_kv_head : {16, 4, 1}) cases.push_back(make_case(16, n_kv_head, 8191, 1, EDGEQKV_INT8, false, kFootprint));
+  cases.push_back(make_case(16, 1, 8191, 1, EDGEQKV_INT8, false, kFootprint, 576, 512));
+  for (int depth : {2047, 8191}) cases.push_back(make_case(16, 16, depth, 1, EDGEQKV_FP32, true, kFootprint));
+  return cases;
+}
+
+constexpr int kDtypes[] = {EDGEQKV_INT8, EDGEQKV_FP16, EDGEQKV_FP32};
+
+std::vector<Case> decode_cases() {
+  std::vector<Case> cases;
+  for (int dtype : kDtypes) {
+    cases.push_back(make_case(16, 16, 8191, 1, dtype, false, kFootprint));
+    cases.push_back(make_case(16, 16, 2047, 1, dtype, false, kFootprint));
+    for (int n_kv_head : {16, 8, 4, 2}) cases.push_back(make_case(16, n_kv_head, 2047, 1, dtype, true, kFootprint));
+    for (int n_kv_head : {8, 4, 2, 1}) cases.push_back(make_case(16, n_kv_head, 8191, 1, dtype, false, kFootprint));
+    cases.push_back(make_case(1, 1, 8191, 1, dtype, false, kFootprint));
+    cases.push_back(make_case(16, 1, 8191, 1, dtype, false, kFootprint, 576, 512));
+  }
+  return cases;
+}
+
+std::vector<Case> prefill_cases() {
+  std::vector<Case> cases;
+  for (int dtype : kDtypes)
+    for (int n_kv_head : {16, 4, 1})
+      for (int depth : {0, 1536}) cases.push_back(make_case(16, n_kv_head, depth, 512, dtype, false, 0));
+  return cases;
+}
+
+std::vector<Case> cached_cases() {
+  std::vector<Case> cases;
+  for (int dtype : kDtypes)
+    for (int n_head : {1, 4, 16}) cases.push_back(make_case(n_head, 1, 1023, 1, dtype, false, 0));
+  return cases;
+}
+
+struct Mode {
+  const char* name;
+  int rounds;
+  bool cached;  // a call before brings the cache in, and is not kept
+  std::vector<Case> (*cases)();
+};
+constexpr Mode kModes[] = {{"decode", 41, false, decode_cases},
+                           {"goals", 101, false, goal_cases},
+                           {"prefill", 9, false, prefill_cases},
+                           {"cached", 2001, true, cached_cases}};
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  bool prefill = argc > 1 && !std::strcmp(argv[1], "prefill"), cached = argc > 1 && !std::strcmp(argv[1], "cached");
+  const Mode* mode = &kModes[0];
+  if (argc > 1) {
+    mode = nullptr;
+    for (const Mode& m : kModes)
+      if (!std::strcmp(argv[1], m.name)) mode = &m;
+  }
+  if (!mode || argc > 3) {
+    std::fprintf(stderr, "usage: %s [goals|decode|prefill|cached] [path]\n", argv[0]);
+    return 2;
+  }
   int isa = EDGEQKV_ISA_AUTO;
   for (int i = EDGEQKV_ISA_SCALAR; argc > 2 && i < EDGEQKV_ISA_COUNT; i++)
     if (!std::strcmp(argv[2], edgeqkv_attention_isa_name(i))) isa = i;
   isa = edgeqkv_attention_isa(isa);
   if (isa < 0 || (argc > 2 && std::strcmp(argv[2], edgeqkv_attention_isa_name(isa)))) {
-    std::fprintf(stderr, "no path %s here\n", argv[2]);
+    std::fprintf(stderr, "no path %s here\n", argc > 2 ? argv[2] : std::getenv("EDGEQKV_ISA"));
     return 2;
   }
-  std::vector<Case> cases;
-  const int dtypes[] = {EDGEQKV_INT8, EDGEQKV_FP16, EDGEQKV_FP32};
-  for (int dtype : dtypes)
-    if (prefill) {
-      for (int n_kv_head : {16, 4, 1})
-        for (int depth : {0, 1536}) cases.push_back(make_case(16, n_kv_head, depth, 512, dtype, false, 0));
-    } else if (cached) {
-      for (int n_head : {1, 4, 16}) cases.push_back(make_case(n_head, 1, 1023, 1, dtype, false, 0));
-    } else {
-      cases.push_back(make_case(16, 16, 8191, 1, dtype, false, kFootprint));
-      cases.push_back(make_case(16, 16, 2047, 1, dtype, false, kFootprint));
-      cases.push_back(make_case(16, 16, 2047, 1, dtype, true, kFootprint));
-      cases.push_back(make_case(16, 4, 8191, 1, dtype, false, kFootprint));
-      cases.push_back(make_case(16, 1, 8191, 1, dtype, false, kFootprint));
-      cases.push_back(make_case(1, 1, 8191, 1, dtype, false, kFootprint));
-      cases.push_back(make_case(16, 1, 8191, 1, dtype, false, kFootprint, 576, 512));
-    }
-  int rounds = prefill ? 9 : cached ? 2001 : 41;
-  for (int round = 0; round < rounds; round++)
+  std::vector<Case> cases = mode->cases();
+  for (int round = 0; round < mode->rounds; round++)
     for (Case& c : cases) {
-      // The first call of a cached case brings it in, and is not kept.
-      if (cached) round_of(c, size_t(round), isa), c.microseconds.pop_back(), c.read_microseconds.pop_back();
+      if (mode->cached) round_of(c, size_t(round), isa), c.microseconds.pop_back(), c.read_microseconds.pop_back();
       round_of(c, size_t(round), isa);
     }
-  std::printf("path %s, one thread, %d rounds; times in us, G products/s at the median\n", edgeqkv_attention_isa_name(isa), rounds);
-  if (double peak = peak_products()) std::printf("VPDPBUSD alone: %.1f G products/s of bytes; a 16-bit factor takes two\n", peak);
-  std::printf("cache dtype heads/kv row depth+new       min    median         p10-p90      %s G products/s\n",
-              prefill ? "" : "    GB/s plain read     GB/s  of read");
+  std::printf("path %s, one thread, %d rounds; times in us, 10^9 products/s\n", edgeqkv_attention_isa_name(isa), mode->rounds);
+  std::printf("cache dtype heads/kv row depth+new       min    median         p10-p90     ");
+  std::printf(cases[0].n_token > 1 ? "products\n"
+                                   : "   GB/s  read min    median    GB/s of:min median products   peak of it\n");
   for (const Case& c : cases) print(c);
 }

@@ -16,7 +16,7 @@ printf '%-9s %-6s %-9s %6s %6s %14s\n' variant cache path depth tokens 'instr/to
 for variant in 'QKV kv 16' 'Q-K=V k 16' 'Q-MQA k 1'; do
     set -- $variant
     for dtype in fp32 int8; do
-        for path in neon neon+dot; do
+        for path in neon neon+dot neon+i8mm; do
             for depth in 128 1024 2000; do
                 once=$(count $path "$2" "$3" $dtype $depth $tokens)
                 twice=$(count $path "$2" "$3" $dtype $depth $((2 * tokens)))

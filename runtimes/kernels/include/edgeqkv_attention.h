@@ -38,7 +38,7 @@
  * Threads. Without `parallel_for` everything runs on the calling thread. With it, work is cut over KV heads, over blocks of
  * query rows and, where these are too few for `n_thread`, over the sequence (the partial softmax states are merged), so
  * results may differ in the last bits from one `n_thread` to another. Calls on different caches may run at the same time;
- * calls on one cache may not. Scratch memory (0.06 MB a thread at head_dim 64, 0.6 MB at a row of 576) is allocated at a thread's
+ * calls on one cache may not. Scratch memory (0.07 MB a thread at head_dim 64, 0.4 MB at a row of 576) is allocated at a thread's
  * first call and kept.
  */
 #ifndef EDGEQKV_ATTENTION_H
@@ -59,15 +59,18 @@ extern "C" {
 enum { EDGEQKV_FP32 = 0, EDGEQKV_FP16 = 1, EDGEQKV_INT8 = 2 }; /* cache dtype */
 
 /* Instruction set. AUTO takes the best one that this CPU has, or the one that the environment variable EDGEQKV_ISA names when it is
- * first asked for ("scalar", "avx2", "avx512", "neon", "neon+dot"); one that cannot run here is then EDGEQKV_NO_ISA. */
+ * first asked for ("scalar", "avx2", "avxvnni", "avx512", "neon", "neon+dot", "neon+i8mm"); one that cannot run here is then
+ * EDGEQKV_NO_ISA. */
 enum {
   EDGEQKV_ISA_AUTO = 0,
   EDGEQKV_ISA_SCALAR = 1,
-  EDGEQKV_ISA_AVX2 = 2,    /* with FMA and F16C */
-  EDGEQKV_ISA_AVX512 = 3,  /* F, BW, DQ, VL and VNNI; with a width that is no multiple of 16 it runs AVX2 */
+  EDGEQKV_ISA_AVX2 = 2,   /* with FMA and F16C */
+  EDGEQKV_ISA_AVX512 = 3, /* F, BW, DQ, VL and VNNI; with a width that is no multiple of 16 it runs AVXVNNI or AVX2 */
   EDGEQKV_ISA_NEON = 4,
-  EDGEQKV_ISA_NEON_DOT = 5, /* with the ARMv8.2 dot product */
-  EDGEQKV_ISA_COUNT        /* no instruction set: above all of them, in no order of preference */
+  EDGEQKV_ISA_NEON_DOT = 5,  /* with the ARMv8.2 dot product */
+  EDGEQKV_ISA_AVXVNNI = 6,   /* AVX2 with AVX-VNNI, if the compiler has it (GCC 11, clang 12) */
+  EDGEQKV_ISA_NEON_I8MM = 7, /* with the dot product and the ARMv8.6 matrix products of int8 */
+  EDGEQKV_ISA_COUNT          /* no instruction set: above all of them, in no order of preference */
 };
 
 enum { /* what edgeqkv_attention returns */

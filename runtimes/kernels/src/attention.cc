@@ -122,7 +122,8 @@ int32_t prepare(edgeqkv_attention_args& a, const Path** path) {
   if (a.scale == 0) a.scale = 1 / std::sqrt(float(a.key_dim));
   if (a.dtype != EDGEQKV_INT8) a.scale_split = 0;
 #if defined(EDGEQKV_X86)
-  if (isa == EDGEQKV_ISA_AVX512 && !multiples_of(a, 16)) isa = EDGEQKV_ISA_AVX2;
+  if (isa == EDGEQKV_ISA_AVX512 && !multiples_of(a, 16))
+    isa = resolve_isa(EDGEQKV_ISA_AVXVNNI) > 0 ? EDGEQKV_ISA_AVXVNNI : EDGEQKV_ISA_AVX2;
 #endif
   *path = path_of(isa);
   return EDGEQKV_OK;
@@ -180,6 +181,6 @@ extern "C" int32_t edgeqkv_attention(const edgeqkv_attention_args* args, edgeqkv
 extern "C" int32_t edgeqkv_attention_isa(int32_t isa) { return resolve_isa(isa); }
 
 extern "C" const char* edgeqkv_attention_isa_name(int32_t isa) {
-  static const char* const names[] = {"auto", "scalar", "avx2", "avx512", "neon", "neon+dot"};
+  static const char* const names[] = {"auto", "scalar", "avx2", "avx512", "neon", "neon+dot", "avxvnni", "neon+i8mm"};
   return isa >= 0 && isa < EDGEQKV_ISA_COUNT ? names[isa] : "unknown";
 }

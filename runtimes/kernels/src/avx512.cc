@@ -84,60 +84,49 @@ struct Avx512 {
     return sums(sum);
   }
 
-  struct PackedWeights {
-    float unit;  // 0: not packed, the floats are to be used
-    alignas(64) uint8_t high[kBlockKeys], low[kBlockKeys];
-  };
-
-  // Weights, all >= 0, rounded to 16 bits of the largest: an error of at most max weight / 131070 each. Not done if they have
-  // a NaN or infinity or are too small for the division.
-  static void pack_weights(const float* weight, int n, PackedWeights& packed) {
-    F largest = set1(0), total = set1(0);
-    for (int j = 0; j < n; j += W) {
-      F w = _mm512_maskz_loadu_ps(lanes_below(n - j), weight + j);
-      largest = max(w, largest);
-      total = add(total, w);
-    }
-    float top = _mm512_reduce_max_ps(largest), sum = _mm512_reduce_add_ps(total);
-    packed.unit = top > 1e-30f && sum < 1e30f ? top / 65535 : 0;
-    F steps = set1(packed.unit != 0 ? 65535 / top : 0);
-    for (int j = 0; j < n; j += W) {
-      __m512i w = _mm512_cvtps_epi32(mul(_mm512_maskz_loadu_ps(lanes_below(n - j), weight + j), steps));
-      _mm_store_si128(reinterpret_cast<__m128i*>(packed.high + j), _mm512_cvtepi32_epi8(_mm512_srli_epi32(w, 8)));
-      _mm_store_si128(reinterpret_cast<__m128i*>(packed.low + j), _mm512_cvtepi32_epi8(w));
-    }
-  }
-
-  // acc[d] += sum_j weight[j] * v[j, d]. A weight is two bytes and four rows are interleaved, so that one VPDPBUSD multiplies
-  // 64 values by a byte of their weights. The 32-bit sums hold: 64 rows * 65535 * 127 < 2^31.
-  static void add_values(const int8_t* v, ptrdiff_t stride, const PackedWeights& packed, int n, int dim, float* acc) {
-    F unit = set1(packed.unit);
-    for (int d = 0; d < dim; d += 64) {
-      __mmask64 mask = d + 64 <= dim ? ~__mmask64(0) : (__mmask64(1) << (dim - d)) - 1;
-      __m512i h[4], l[4];
-      EDGEQKV_UNROLL
-      for (int i = 0; i < 4; i++) h[i] = l[i] = _mm512_setzero_si512();
-      int j = 0;
-      if (d + 64 <= dim)
-        for (; j + 4 <= n; j += 4) four_rows<true>(v + j * stride + d, stride, 4, mask, packed, j, h, l);
-      for (; j < n; j += 4) four_rows<false>(v + j * stride + d, stride, n - j, mask, packed, j, h, l);
-      F s[4];  // 128-bit lane L of s[i] holds dimensions 16 L + 4 i .. + 3: transpose the lanes
-      EDGEQKV_UNROLL
-      for (int i = 0; i < 4; i++) s[i] = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(h[i], 8), l[i]));
-      F a = _mm512_shuffle_f32x4(s[0], s[1], 0x44), b = _mm512_shuffle_f32x4(s[0], s[1], 0xee);
-      F c = _mm512_shuffle_f32x4(s[2], s[3], 0x44), e = _mm512_shuffle_f32x4(s[2], s[3], 0xee);
-      F t[4] = {_mm512_shuffle_f32x4(a, c, 0x88), _mm512_shuffle_f32x4(a, c, 0xdd), _mm512_shuffle_f32x4(b, e, 0x88),
-                _mm512_shuffle_f32x4(b, e, 0xdd)};
-      for (int i = 0; i < 4 && d + 16 * i < dim; i++) store(acc + d + 16 * i, fma(unit, t[i], load(acc + d + 16 * i)));
-    }
-  }
-
   // Of each 128 bits: y[i] has bytes 4 i .. 4 i + 3 of the four rows x, a byte of each side by side.
   static void interleave(const __m512i* x, __m512i* y) {
     __m512i ab = _mm512_unpacklo_epi8(x[0], x[1]), AB = _mm512_unpackhi_epi8(x[0], x[1]);
     __m512i cd = _mm512_unpacklo_epi8(x[2], x[3]), CD = _mm512_unpackhi_epi8(x[2], x[3]);
     y[0] = _mm512_unpacklo_epi16(ab, cd), y[1] = _mm512_unpackhi_epi16(ab, cd);
     y[2] = _mm512_unpacklo_epi16(AB, CD), y[3] = _mm512_unpackhi_epi16(AB, CD);
+  }
+
+  struct PackedWeights {
+    float unit;  // 0: not packed, the floats are to be used
+    alignas(64) uint8_t high[kBlockKeys], low[kBlockKeys];
+  };
+
+  static void pack_weights(const float* weight, int n, PackedWeights& packed) {
+    WordWeights rounded;
+    round_weights<Avx512>(weight, n, rounded);
+    packed.unit = rounded.unit;
+    for (int j = 0; j < n; j += W) {
+      const __m512i w = _mm512_cvtepi16_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(rounded.word + j)));
+      _mm_store_si128(reinterpret_cast<__m128i*>(packed.high + j), _mm512_cvtepi32_epi8(_mm512_srli_epi32(w, 8)));
+      _mm_store_si128(reinterpret_cast<__m128i*>(packed.low + j), _mm512_cvtepi32_epi8(w));
+    }
+  }
+
+  // acc[d] += sum_j weight[j] * v[j, d]. A weight is two bytes and four rows are interleaved, so that one VPDPBUSD multiplies
+  // 64 values by a byte of their weights. The 32-bit sums hold: 64 rows * 32512 * 127 < 2^31.
+  static void add_values(const int8_t* v, ptrdiff_t stride, const PackedWeights& packed, int n, int dim, float* acc) {
+    const F unit = set1(packed.unit);
+    for (int d = 0; d < dim; d += 64) {
+      const __mmask64 mask = d + 64 <= dim ? ~__mmask64(0) : (__mmask64(1) << (dim - d)) - 1;
+      __m512i h[4], l[4], sum[4];
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 4; i++) h[i] = l[i] = _mm512_setzero_si512();
+      int j = 0;
+      if (d + 64 <= dim)
+        for (; j + 4 <= n; j += 4) four_rows<true>(v + j * stride + d, stride, 4, mask, packed, j, h, l);
+      for (; j < n; j += 4) four_rows<false>(v + j * stride + d, stride, n - j, mask, packed, j, h, l);
+      EDGEQKV_UNROLL
+      for (int i = 0; i < 4; i++) sum[i] = _mm512_add_epi32(_mm512_slli_epi32(h[i], 8), l[i]);
+      F x[4];
+      channels(sum, x);
+      for (int i = 0; i < 4 && d + 16 * i < dim; i++) store(acc + d + 16 * i, fma(unit, x[i], load(acc + d + 16 * i)));
+    }
   }
 
   // Rows from n on, and dimensions outside of the mask, are taken as zeros; kWhole promises that there are none.
@@ -147,10 +136,9 @@ struct Avx512 {
     __m512i x[4], y[4];
     EDGEQKV_UNROLL
     for (int i = 0; i < 4; i++)
-      x[i] = kWhole ? _mm512_loadu_si512(row + i * stride)
-                    : _mm512_maskz_loadu_epi8(i < n ? mask : 0, row + i * stride);
+      x[i] = kWhole ? _mm512_loadu_si512(row + i * stride) : _mm512_maskz_loadu_epi8(i < n ? mask : 0, row + i * stride);
     interleave(x, y);
-    __m512i high = four_bytes(packed.high + j), low = four_bytes(packed.low + j);
+    const __m512i high = four_bytes(packed.high + j), low = four_bytes(packed.low + j);
     EDGEQKV_UNROLL
     for (int i = 0; i < 4; i++) {
       h[i] = _mm512_dpbusd_epi32(h[i], high, y[i]);
@@ -158,17 +146,19 @@ struct Avx512 {
     }
   }
 
-  // integer.h. VPDPBUSD multiplies unsigned bytes by signed ones. Keys are the unsigned ones, offset by 128, and a weight's digits,
-  // the bytes of an unsigned 16-bit integer.
-  static constexpr bool kIntegerTile = true, kKeyTile = true;
+  // integer.h. VPDPBUSD multiplies unsigned bytes by signed ones. Keys are the unsigned ones, offset by 128, and
+  // a weight's digits, the bytes of a positive 16-bit integer.
+  static constexpr bool kIntegerTile = true, kKeyQuads = true, kTwoTensorsByRow = true;
   static constexpr float kFloatProduct = 2.5f;
-  static constexpr int kTileKeys = 8, kTileVecs = 4, kLargestWeight = 65535, kKeyOffset = 128;
+  static constexpr int kTileKeys = 8, kTileVecs = 4, kKeyOffset = 128;
   using I = __m512i;
 
+  static constexpr int kStep = 4;
+  static int place(int group, int row) { return group * W + row; }
   static I zero() { return _mm512_setzero_si512(); }
   static I load_integers(const int32_t* p) { return _mm512_loadu_si512(p); }
-  static I dot(I sum, I x, const char* y) { return _mm512_dpbusd_epi32(sum, four_bytes(reinterpret_cast<const uint8_t*>(y)), x); }
-  static I dot_keys(I sum, I x, const char* y) { return _mm512_dpbusd_epi32(sum, x, four_bytes(reinterpret_cast<const uint8_t*>(y))); }
+  static I dot(I sum, I x, const char* y) { return _mm512_dpbusd_epi32(sum, four_bytes(y), x); }
+  static I dot_keys(I sum, I x, const char* y) { return _mm512_dpbusd_epi32(sum, x, four_bytes(y)); }
   static I set1_integer(int32_t x) { return _mm512_set1_epi32(x); }
   static I times_256(I x) { return _mm512_slli_epi32(x, 8); }
   static I sub_integers(I a, I b) { return _mm512_sub_epi32(a, b); }
@@ -206,35 +196,78 @@ struct Avx512 {
     return to;
   }
 
-  // key_tile.h. The last row's keys instead of rows from n on, whose scores are not used.
-  static void transpose_keys(const int8_t* rows, ptrdiff_t stride, int n, int dim, int32_t* to) {
-    for (int d = 0; d < dim; d += 64, to += 16 * W) {
-      __mmask64 mask = d + 64 <= dim ? ~__mmask64(0) : (__mmask64(1) << (dim - d)) - 1;
-      __m512i x[16], y[16];
-      EDGEQKV_UNROLL
-      for (int i = 0; i < 16; i++) {
-        __m512i row = _mm512_maskz_loadu_epi8(mask, rows + (i < n ? i : n - 1) * stride + d);
-        x[i] = _mm512_xor_si512(row, _mm512_set1_epi8(-128));
-      }
-      // Of 4 rows each, 128 bits of which hold one group of all four; then 4 of these, whose 128 bits are put together.
-      EDGEQKV_UNROLL
-      for (int i = 0; i < 16; i += 4) {
-        __m512i ab = _mm512_unpacklo_epi32(x[i], x[i + 1]), AB = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-        __m512i cd = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]), CD = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
-        y[i] = _mm512_unpacklo_epi64(ab, cd), y[i + 1] = _mm512_unpackhi_epi64(ab, cd);
-        y[i + 2] = _mm512_unpacklo_epi64(AB, CD), y[i + 3] = _mm512_unpackhi_epi64(AB, CD);
-      }
-      EDGEQKV_UNROLL
-      for (int g = 0; g < 4; g++) {  // groups g, 4 + g, 8 + g, 12 + g
-        __m512i a = _mm512_shuffle_i32x4(y[g], y[4 + g], 0x44), b = _mm512_shuffle_i32x4(y[g], y[4 + g], 0xee);
-        __m512i c = _mm512_shuffle_i32x4(y[8 + g], y[12 + g], 0x44), e = _mm512_shuffle_i32x4(y[8 + g], y[12 + g], 0xee);
-        __m512i group[4] = {_mm512_shuffle_i32x4(a, c, 0x88), _mm512_shuffle_i32x4(a, c, 0xdd), _mm512_shuffle_i32x4(b, e, 0x88),
-                            _mm512_shuffle_i32x4(b, e, 0xdd)};
-        EDGEQKV_UNROLL
-        for (int i = 0; i < 4; i++)
-          if (d + 16 * i < dim) _mm512_storeu_si512(to + (4 * i + g) * W, group[i]);
-      }
-    }
+  // key_quads.h
+  static constexpr int kQueryBytes = 256;
+
+  static void store_integers(int32_t* p, I x) { _mm512_storeu_si512(p, x); }
+  static I add_integers(I a, I b) { return _mm512_add_epi32(a, b); }
+  static int32_t sum_integers(I x) { return _mm512_reduce_add_epi32(x); }
+
+  static void quads(const int8_t* rows, ptrdiff_t stride, I* y) {
+    I x[4];
+    EDGEQKV_UNROLL
+    for (int i = 0; i < 4; i++) x[i] = _mm512_loadu_si512(rows + i * stride);
+    transpose_groups(x, y);
+  }
+  static void some_quads(const int8_t* rows, ptrdiff_t stride, int n, int width, I* y) {
+    const __mmask64 mask = width >= 64 ? ~__mmask64(0) : (__mmask64(1) << width) - 1;
+    I x[4];
+    EDGEQKV_UNROLL
+    for (int i = 0; i < 4; i++) x[i] = i < n ? _mm512_maskz_loadu_epi8(mask, rows + i * stride) : zero();
+    transpose_groups(x, y);
+  }
+  static void transpose_groups(I* x, I* y) {
+    EDGEQKV_UNROLL
+    for (int i = 0; i < 4; i++) x[i] = _mm512_xor_si512(x[i], _mm512_set1_epi8(-128));
+    const I ab = _mm512_unpacklo_epi32(x[0], x[1]), AB = _mm512_unpackhi_epi32(x[0], x[1]);
+    const I cd = _mm512_unpacklo_epi32(x[2], x[3]), CD = _mm512_unpackhi_epi32(x[2], x[3]);
+    y[0] = _mm512_unpacklo_epi64(ab, cd), y[1] = _mm512_unpackhi_epi64(ab, cd);
+    y[2] = _mm512_unpacklo_epi64(AB, CD), y[3] = _mm512_unpackhi_epi64(AB, CD);
+  }
+
+  static void channel_quads(const int8_t* rows, ptrdiff_t stride, I* y) {
+    I x[4];
+    EDGEQKV_UNROLL
+    for (int i = 0; i < 4; i++) x[i] = _mm512_xor_si512(_mm512_loadu_si512(rows + i * stride), _mm512_set1_epi8(-128));
+    interleave(x, y);
+  }
+
+  // Each group of a vector's 128 bits for all four keys.
+  static void pack_chunk(const int8_t* digits, int8_t* to) {
+    for (int k = 0; k < 4; k++)
+      for (int part = 0; part < 4; part++)
+        for (int key = 0; key < 4; key++) std::memcpy(to + 64 * k + 16 * part + 4 * key, digits + 16 * part + 4 * k, 4);
+  }
+
+  static I dot_quads(I sum, const I* y, const int8_t* query) {
+    EDGEQKV_UNROLL
+    for (int k = 0; k < 4; k++) sum = _mm512_dpbusd_epi32(sum, y[k], _mm512_loadu_si512(query + 64 * k));
+    return sum;
+  }
+
+  static I fold(const I* x) {
+    const I a = add_integers(_mm512_shuffle_i32x4(x[0], x[1], 0x44), _mm512_shuffle_i32x4(x[0], x[1], 0xee));
+    const I b = add_integers(_mm512_shuffle_i32x4(x[2], x[3], 0x44), _mm512_shuffle_i32x4(x[2], x[3], 0xee));
+    return add_integers(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+  }
+
+  static I keys_to_channels(I y) {
+    return _mm512_shuffle_epi8(y, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+  }
+
+  static void channels(const I* x, F* y) {
+    const I a = _mm512_shuffle_i32x4(x[0], x[1], 0x44), b = _mm512_shuffle_i32x4(x[0], x[1], 0xee);
+    const I c = _mm512_shuffle_i32x4(x[2], x[3], 0x44), e = _mm512_shuffle_i32x4(x[2], x[3], 0xee);
+    y[0] = to_float(_mm512_shuffle_i32x4(a, c, 0x88)), y[1] = to_float(_mm512_shuffle_i32x4(a, c, 0xdd));
+    y[2] = to_float(_mm512_shuffle_i32x4(b, e, 0x88)), y[3] = to_float(_mm512_shuffle_i32x4(b, e, 0xdd));
+  }
+
+  static I round_digits(F x, int8_t* high, int8_t* low) {
+    const I y = _mm512_cvtps_epi32(x);
+    const I h = _mm512_srli_epi32(_mm512_add_epi32(y, _mm512_set1_epi32(128)), 8);
+    _mm_store_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(h));
+    _mm_store_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(y));
+    return y;
   }
 
   // to[b, j / 4] for 16 B channels; the last row's instead of rows from n on, whose weights are 0.
@@ -255,9 +288,7 @@ struct Avx512 {
     }
   }
 
-  static __mmask16 lanes_below(int n) { return n >= W ? __mmask16(0xffff) : __mmask16((1u << n) - 1); }
-
-  static __m512i four_bytes(const uint8_t* p) {
+  static __m512i four_bytes(const void* p) {
     int32_t x;
     std::memcpy(&x, p, 4);
     return _mm512_set1_epi32(x);

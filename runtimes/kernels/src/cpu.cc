@@ -25,17 +25,29 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
 
+bool has_avx_vnni() {
+#if defined(EDGEQKV_AVXVNNI_AS_AVX512)
+  return has_avx512();
+#else
+  unsigned a = 0, b, c, d;
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4));
+#endif
+}
+
 #elif defined(EDGEQKV_ARM64) && defined(__APPLE__)
 
-bool has_dot() {
+bool has(const char* feature) {
   int value = 0;
   size_t size = sizeof value;
-  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, nullptr, 0) == 0 && value == 1;
+  return sysctlbyname(feature, &value, &size, nullptr, 0) == 0 && value == 1;
 }
+bool has_dot() { return has("hw.optional.arm.FEAT_DotProd"); }
+bool has_i8mm() { return has_dot() && has("hw.optional.arm.FEAT_I8MM"); }
 
 #elif defined(EDGEQKV_ARM64)
 
 bool has_dot() { return getauxval(AT_HWCAP) & (1ul << 20); }  // HWCAP_ASIMDDP, which old kernel headers lack
+bool has_i8mm() { return has_dot() && (getauxval(AT_HWCAP2) & (1ul << 13)); }  // HWCAP2_I8MM
 
 #endif
 
@@ -45,10 +57,12 @@ unsigned available_isas() {
   unsigned isas = 1u << EDGEQKV_ISA_SCALAR;
 #if defined(EDGEQKV_X86)
   if (has_avx2()) isas |= 1u << EDGEQKV_ISA_AVX2;
+  if (has_avx_vnni()) isas |= 1u << EDGEQKV_ISA_AVXVNNI;
   if (has_avx512()) isas |= 1u << EDGEQKV_ISA_AVX512;
 #elif defined(EDGEQKV_ARM64)
   isas |= 1u << EDGEQKV_ISA_NEON;
   if (has_dot()) isas |= 1u << EDGEQKV_ISA_NEON_DOT;
+  if (has_i8mm()) isas |= 1u << EDGEQKV_ISA_NEON_I8MM;
 #endif
   return isas;
 }

@@ -6,6 +6,16 @@
 namespace edgeqkv {
 namespace {
 
+// What a step keeps of its weights besides the floats: over int8, V's integers.
+template <class V, class T>
+struct KeptWeights {
+  struct Type {};
+};
+template <class V>
+struct KeptWeights<V, int8_t> {
+  using Type = typename V::PackedWeights;
+};
+
 template <class V, class T>
 struct FewRows {
   using F = typename V::F;
@@ -82,7 +92,7 @@ struct FewRows {
     float *max, *sum, *acc;  // the query row's state
     F top;                   // largest scores
     alignas(64) float weight[kBlockKeys];  // scores at first
-    typename V::PackedWeights packed[kInt8 ? kMaxParts : 1];  // weight times the scale of each part of the value
+    typename KeptWeights<V, T>::Type packed[kMaxParts];  // weight times the scale of each part of the value
   };
 
   static void scores(const Cached<T>& cache, Step& s, T* padded) {
@@ -175,8 +185,8 @@ struct FewRows {
     }
     // The weights of a step are a chain of dependent instructions: the scores of the step after it, which do not depend on
     // them, come between them and the values that wait for them.
-    Step step[2];
-    int count = 0;
+    Step steps[2], *now = &steps[0], *before = &steps[1];
+    bool pending = false;  // `before` has scores, and no weights and values yet
     const int row_bytes = a.row_dim * int(sizeof(T)), block = block_keys(row_bytes);
     const int ahead = block * row_bytes < kFetchAhead ? kFetchAhead / (block * row_bytes) * block : block;
     for (int key = item.key0; key < item.key1; key += block) {
@@ -185,20 +195,19 @@ struct FewRows {
       for (int r = 0; r < item.n_row; r++) {
         int visible = seen(a, item, r) - key;
         if (visible <= 0) continue;
-        Step &s = step[count % 2], &before = step[(count + 1) % 2];
-        s.q = scratch.queries + size_t(r) * scratch.query_floats;
-        s.key = key, s.n = visible < n ? visible : n, s.ahead = ahead, s.fetch = r == 0 ? fetch : 0;
-        s.max = item.max + r, s.sum = item.sum + r, s.acc = item.acc + ptrdiff_t(r) * a.value_dim;
-        if (count > 0) weights(cache, before);
-        scores(cache, s, scratch.padded);
-        if (count > 0) values(cache, before);
-        count++;
+        now->q = scratch.queries + size_t(r) * scratch.query_floats;
+        now->key = key, now->n = visible < n ? visible : n, now->ahead = ahead, now->fetch = r == 0 ? fetch : 0;
+        now->max = item.max + r, now->sum = item.sum + r, now->acc = item.acc + ptrdiff_t(r) * a.value_dim;
+        if (pending) weights(cache, *before);
+        scores(cache, *now, scratch.padded);
+        if (pending) values(cache, *before);
+        Step* done = before;
+        before = now, now = done, pending = true;
       }
     }
-    if (count > 0) {
-      weights(cache, step[(count + 1) % 2]);
-      values(cache, step[(count + 1) % 2]);
-    }
+    if (!pending) return;
+    weights(cache, *before);
+    values(cache, *before);
   }
 };
 

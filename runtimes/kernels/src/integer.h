@@ -1,7 +1,7 @@
 // Small matrix products over int8 in integers. A 32-bit integer holds a group of four bytes, and there is one operation: to each lane
 // of a sum is added the dot product of that lane's group of x with the one group at y.
 //   scores of many query rows  lanes are query rows, groups are channels: x the queries, y a key          (integer_tile.h)
-//   scores of few query rows   lanes are cached rows, groups are channels: x the keys, y a query          (key_tile.h)
+//   scores of few query rows   lanes are cached rows, groups are channels: x the keys, y a query          (key_quads.h)
 //   values                     lanes are channels, groups are cached rows: x the values, four rows interleaved, y weights
 // A 16-bit factor (query, weight) is two digits, each a group of its own: 256 * high + low.
 //
@@ -9,10 +9,11 @@
 //   dot(sum, x, y)                 the operation; signed lanes x by groups y
 //   dot_keys(sum, x, y)            the same where the lanes are keys
 //   kTileKeys, kTileVecs           keys and vectors of channels at once, as many as the registers hold sums of
-//   kLargestWeight                 of a weight's digits
 //   kKeyOffset, key_groups         where a block of keys can be read as groups, all of them plus kKeyOffset
 //   split(integers, n, high, low)  the digits of a query
 //   round_group(F[4], high, low)   the digits of four weights of each lane, as groups
+//   kStep, place(group, row)       bytes that it multiplies at once, 4 or 8, and where it wants a lane's group in x: with 8, its own
+//                                  multiply<A, B> takes the place of the operation
 //   interleave<B>                  B vectors of channels of cached rows, as groups
 #pragma once
 
@@ -38,6 +39,7 @@ enum class KeysAre { kGroups, kLanes };
 // sum[a][b] = sum over n groups of x[b] . y[a], for A rows of y and B vectors of x.
 template <class V, KeysAre kKeys, int A, int B>
 void multiply(Lanes x, Groups y, int n, typename V::I (&sum)[A][B]) {
+  if constexpr (V::kStep > kGroup) return V::template multiply<A, B>(x, y, n, sum);
   EDGEQKV_UNROLL
   for (int a = 0; a < A; a++)
     EDGEQKV_UNROLL

@@ -47,8 +47,8 @@ struct IntegerTile {
       offset[p * kBlockRows + r] = V::kKeyOffset * total;
       V::split(integers, part.dim, high, low);
       Lanes to = queries(part, r);
-      int32_t* at = const_cast<int32_t*>(to.x) + r % W;
-      for (int d = 0; d < part.dim; d += kGroup, at += to.step) {
+      for (int d = 0; d < part.dim; d += kGroup) {
+        int32_t* at = const_cast<int32_t*>(to.x) + V::place(d / kGroup, r % W);
         std::memcpy(at, high + d, kGroup);
         std::memcpy(at + to.digit, low + d, kGroup);
       }
@@ -102,7 +102,7 @@ struct IntegerTile {
   }
 
   // Weights [n, kBlockRows] times scale[n] to integers: weight ~ weight_unit * integer, an error of at most half a unit, which is
-  // the query row's largest weight / kLargestWeight. False if one of the n_row has a NaN or infinity, or is too small for the
+  // the query row's largest weight / kLargestInteger. False if one of the n_row has a NaN or infinity, or is too small for the
   // division; a row of zeros, which sees nothing here, has unit 0.
   bool round_tile(const float* w, const float* scale, int n, int n_row) {
     for (int c = 0; c < n_row; c += W) {
@@ -118,11 +118,11 @@ struct IntegerTile {
       for (int i = 0; i < W; i++) {
         bool usable = top[i] > 1e-30f && sum[i] < 1e30f;
         if (!usable && sum[i] != 0 && c + i < n_row) return false;
-        weight_unit[c + i] = usable ? top[i] / V::kLargestWeight : 0;
-        steps[i] = usable ? V::kLargestWeight / top[i] : 0;
+        weight_unit[c + i] = usable ? top[i] / kLargestInteger : 0;
+        steps[i] = usable ? kLargestInteger / top[i] : 0;
       }
       F step = V::load(steps);
-      for (int j = 0; j < n; j += kGroup) {
+      for (int j = 0; j < (n + V::kStep - 1) / V::kStep * V::kStep; j += kGroup) {
         F x[kGroup];
         EDGEQKV_UNROLL
         for (int i = 0; i < kGroup; i++)

@@ -4,11 +4,24 @@
 #include "append.h"
 #include "few_rows.h"
 #include "head_linear.h"
-#include "key_tile.h"
+#include "key_quads.h"
 #include "tile.h"
 
 namespace edgeqkv {
 namespace {
+
+// Which ways few query rows take: quads of keys, or one row at a time, or each in its case.
+template <class V, class T>
+struct FewQueries {
+  static constexpr bool kQuads = sizeof(T) == 1 && V::kKeyQuads;
+  static constexpr bool kRows = !kQuads || V::kTwoTensorsByRow;
+
+  static void attend(const edgeqkv_attention_args& a, const Item& item, const Cached<T>& cache) {
+    if constexpr (kQuads)
+      if (!kRows || !a.v || item.n_row > 1) return KeyQuads<V>::attend(a, item, cache);
+    if constexpr (kRows) FewRows<V, T>::attend(a, item, cache);
+  }
+};
 
 template <class V, class T>
 void attend_typed(const edgeqkv_attention_args& a, const Item& item) {
@@ -18,10 +31,8 @@ void attend_typed(const edgeqkv_attention_args& a, const Item& item) {
   }
   std::memset(item.acc, 0, size_t(item.n_row) * size_t(a.value_dim) * 4);
   Cached<T> cache = cached<T>(a, item.kv_head);
-  if constexpr (sizeof(T) == 1 && V::kKeyTile)
-    if (item.n_row > 1 && item.n_row * 2 <= V::W) return KeyTile<V>::attend(a, item, cache);
   if (item.n_row * 2 <= V::W)
-    FewRows<V, T>::attend(a, item, cache);
+    FewQueries<V, T>::attend(a, item, cache);
   else
     Tiles<V, T>::attend(a, item, cache);
 }
@@ -50,8 +61,9 @@ size_t scratch_of(const edgeqkv_attention_args& a, size_t least) {
 // Whichever way needs most.
 template <class V, class T>
 size_t scratch_typed(const edgeqkv_attention_args& a) {
-  size_t n = scratch_of<Tiles<V, T>>(a, scratch_of<FewRows<V, T>>(a, 0));
-  if constexpr (sizeof(T) == 1 && V::kKeyTile) n = scratch_of<KeyTile<V>>(a, n);
+  size_t n = scratch_of<Tiles<V, T>>(a, 0);
+  if constexpr (FewQueries<V, T>::kQuads) n = scratch_of<KeyQuads<V>>(a, n);
+  if constexpr (FewQueries<V, T>::kRows) n = scratch_of<FewRows<V, T>>(a, n);
   return n;
 }
 

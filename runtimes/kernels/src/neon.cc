@@ -5,7 +5,7 @@ namespace edgeqkv {
 namespace {
 
 struct Neon : NeonBase {
-  static constexpr bool kIntegerTile = false, kKeyTile = false;
+  static constexpr bool kIntegerTile = false, kKeyQuads = false, kTwoTensorsByRow = true;
   static constexpr float kFloatProduct = 1;
 
   static void pack(const int16_t* q, int dim, float* packed) { std::memcpy(packed, q, size_t(dim) * 2); }

@@ -13,7 +13,7 @@ struct NeonBase {
     float32x4_t lo, hi;
   };
   static constexpr int W = 8, kRows = 8, kAccRows = 4, kAccVecs = 2;
-  
+
 
   static F load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
   static F load(const uint16_t* p) {

@@ -9,7 +9,8 @@
 namespace edgeqkv {
 namespace {
 
-constexpr int kBestFirst[] = {EDGEQKV_ISA_AVX512, EDGEQKV_ISA_AVX2, EDGEQKV_ISA_NEON_DOT, EDGEQKV_ISA_NEON, EDGEQKV_ISA_SCALAR};
+constexpr int kBestFirst[] = {EDGEQKV_ISA_AVX512,   EDGEQKV_ISA_AVXVNNI, EDGEQKV_ISA_AVX2,  EDGEQKV_ISA_NEON_I8MM,
+                              EDGEQKV_ISA_NEON_DOT, EDGEQKV_ISA_NEON,    EDGEQKV_ISA_SCALAR};
 
 bool runs_here(int isa) {
   // Asked once: under a hypervisor each CPUID costs microseconds.
@@ -36,9 +37,13 @@ const Path* path_of(int isa) {
 #if defined(EDGEQKV_X86)
     case EDGEQKV_ISA_AVX2: return &kAvx2Path;
     case EDGEQKV_ISA_AVX512: return &kAvx512Path;
+#if defined(EDGEQKV_AVXVNNI)
+    case EDGEQKV_ISA_AVXVNNI: return &kAvxVnniPath;
+#endif
 #elif defined(EDGEQKV_ARM64)
     case EDGEQKV_ISA_NEON: return &kNeonPath;
     case EDGEQKV_ISA_NEON_DOT: return &kNeonDotPath;
+    case EDGEQKV_ISA_NEON_I8MM: return &kNeonI8mmPath;
 #endif
   }
   return nullptr;

@@ -42,9 +42,9 @@ const Path* path_of(int isa);  // null for what this build has no path for
 
 extern const Path kScalarPath;
 #if defined(EDGEQKV_X86)
-extern const Path kAvx2Path, kAvx512Path;
+extern const Path kAvx2Path, kAvxVnniPath, kAvx512Path;
 #elif defined(EDGEQKV_ARM64)
-extern const Path kNeonPath, kNeonDotPath;
+extern const Path kNeonPath, kNeonDotPath, kNeonI8mmPath;
 #endif
 
 }  // namespace edgeqkv

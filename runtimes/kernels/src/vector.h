@@ -8,7 +8,9 @@
 //   pack(integers, dim, packed)             lays out a query of 16-bit integers
 //   dot_rows(packed, k, stride, dim) -> F   lane i = query . k[i] for W rows
 //   PackedWeights, pack_weights, add_values acc[d] += sum_j weight[j] * v[j, d], weights of 16 bits unless unit is 0
-//   kIntegerTile, kKeyTile                  whether it has what integer.h and key_tile.h ask for
+//                                           (only with kTwoTensorsByRow)
+//   kIntegerTile, kKeyQuads                 whether it has what integer.h and key_quads.h ask for
+//   kTwoTensorsByRow                        whether few_rows.h takes a single query row over int8 in two tensors
 //   kFloatProduct                           Path::float_product
 //
 // Everything is in an unnamed namespace and uses no inline library function: each source file is compiled with its own
@@ -30,6 +32,7 @@
 
 // Keeps two loops over registers in functions of their own: in one, GCC 12 spilled the sums of both (25 % slower, measured).
 #define EDGEQKV_NOINLINE __attribute__((noinline))
+#define EDGEQKV_INLINE inline __attribute__((always_inline))
 
 namespace edgeqkv {
 namespace {

@@ -10,7 +10,7 @@
 // That is against k and v themselves. Against what the cache holds only arithmetic is left, plus, on the paths with integer
 // sums (all but scalar), the query's 16 bits: |q' - q| <= max|q| / 65024 in each slice with its own scale, so Delta_q =
 // c |k'|_1 max|q| / 65024, summed over the slices, in the same formula; and the weights': each w_j = p_j scale_j, with the scale
-// of the channel, is off by max w / 65024 at most (AVX-512: 131070), the values being integers i_j:
+// of the channel, is off by max w / 65024 at most, the values being integers i_j:
 // |out' - out| <= max w / 65024 * sum |i_j|.
 #include <cstdlib>
 
@@ -21,10 +21,6 @@ namespace {
 constexpr double kArithmetic = 1e-5;  // the fp32 requirement; sums of |p v| rather than of p v, so that signs cannot cancel
 
 bool integer_sums(const Problem& p, int isa) { return p.dtype == EDGEQKV_INT8 && isa != EDGEQKV_ISA_SCALAR; }
-
-double weight_slack(const Reference& ref, size_t i, int isa) {
-  return ref.weight_slack[i] / (isa == EDGEQKV_ISA_AVX512 ? 131070 : 65024);
-}
 
 double worst_fp32 = 0, worst_fp16 = 0, worst_int8 = 0;  // printed, so that a drift below the limits is seen too
 
@@ -41,7 +37,7 @@ void check_out(const Problem& p, const Result& r, int isa, const Reference& exac
     worst_int8 = std::max(worst_int8, error);
     for (size_t i = 0; i < r.out.size(); i++) {
       double bound = std::expm1(2 * exact.score_slack) * exact.absolute[i] + exact.value_slack +
-                     weight_slack(rounded, i, isa) + (std::expm1(2 * rounded.query_slack) + kArithmetic) * exact.absolute[i];
+                     rounded.weight_slack[i] / 65024 + (std::expm1(2 * rounded.query_slack) + kArithmetic) * exact.absolute[i];
       CHECK(std::fabs(r.out[i] - exact.out[i]) <= bound, "%g, bound %g, %s, %s", r.out[i] - exact.out[i], bound, path,
             p.name().c_str());
     }
@@ -50,7 +46,7 @@ void check_out(const Problem& p, const Result& r, int isa, const Reference& exac
   double slack = integer_sums(p, isa) ? std::expm1(2 * rounded.query_slack) : 0;
   for (size_t i = 0; i < r.out.size(); i++) {
     double bound = (slack + kArithmetic) * rounded.absolute[i];
-    if (integer_sums(p, isa)) bound += weight_slack(rounded, i, isa);
+    if (integer_sums(p, isa)) bound += rounded.weight_slack[i] / 65024;
     CHECK(std::fabs(r.out[i] - rounded.out[i]) <= bound, "%g, bound %g, %s, %s", r.out[i] - rounded.out[i], bound, path,
           p.name().c_str());
   }

@@ -35,11 +35,17 @@ std::vector<int> promised() {
     return all;
   };
   if (has("avx2 fma f16c")) list.push_back(EDGEQKV_ISA_AVX2);
+#if defined(EDGEQKV_AVXVNNI) && !defined(EDGEQKV_AVXVNNI_AS_AVX512)
+  if (has("avx2 fma f16c avx_vnni")) list.push_back(EDGEQKV_ISA_AVXVNNI);
+#elif defined(EDGEQKV_AVXVNNI)
+  if (has("avx512vl avx512_vnni")) list.push_back(EDGEQKV_ISA_AVXVNNI);
+#endif
   if (has("avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_vnni")) list.push_back(EDGEQKV_ISA_AVX512);
 #elif defined(__aarch64__)
   list.push_back(EDGEQKV_ISA_NEON);
 #if defined(__linux__)
   if (getauxval(AT_HWCAP) & (1ul << 20)) list.push_back(EDGEQKV_ISA_NEON_DOT);
+  if (getauxval(AT_HWCAP2) & (1ul << 13)) list.push_back(EDGEQKV_ISA_NEON_I8MM);
 #endif
 #endif
   return list;
@@ -54,15 +60,16 @@ int main() {
   }
   for (int isa = EDGEQKV_ISA_SCALAR; isa < EDGEQKV_ISA_COUNT; isa++) {
     bool runs = edgeqkv_attention_isa(isa) == isa;
-    std::printf("%-8s %s\n", edgeqkv_attention_isa_name(isa), runs ? "tested here" : "not on this machine: NOT tested");
+    std::printf("%-9s %s\n", edgeqkv_attention_isa_name(isa), runs ? "tested here" : "not on this machine: NOT tested");
   }
   // Each of them is better than those before it, and AUTO is the best, unless the environment says otherwise.
   int best = EDGEQKV_ISA_SCALAR;
-  for (int isa : {EDGEQKV_ISA_AVX2, EDGEQKV_ISA_AVX512, EDGEQKV_ISA_NEON, EDGEQKV_ISA_NEON_DOT})
+  for (int isa : {EDGEQKV_ISA_AVX2, EDGEQKV_ISA_AVXVNNI, EDGEQKV_ISA_AVX512, EDGEQKV_ISA_NEON, EDGEQKV_ISA_NEON_DOT,
+                  EDGEQKV_ISA_NEON_I8MM})
     if (edgeqkv_attention_isa(isa) == isa) best = isa;
   int automatic = edgeqkv_attention_isa(EDGEQKV_ISA_AUTO);
   const char *forced = std::getenv("EDGEQKV_ISA"), *name = edgeqkv_attention_isa_name(automatic);
-  std::printf("auto     %s\n", name);
+  std::printf("auto      %s\n", name);
   CHECK(forced ? automatic < 0 || !std::strcmp(forced, name) : automatic == best, "AUTO is %s", name);
   // EDGEQKV_EXPECT_PATH names a path that must be among them: a continuous build knows its machine.
   if (const char* name = std::getenv("EDGEQKV_EXPECT_PATH")) {
