@@ -312,7 +312,7 @@ def test_eager_and_onnx_agree(tmp_path, config, seed, chunk, pieces):
     fused_fits = all(size % 8 == 0 for size in (*row.widths.values(), row.key.width, row.value.start, row.value.width))
     with exported(model, tmp_path, weights="fp32", cache="fp32", prefill_chunk=chunk) as bundle:
         kernels = [artifact.kernel for artifact in read_bundle(bundle).artifacts]
-        assert kernels == (["fused", "stock"] if fused_fits else ["stock"])
+        assert sorted(kernels) == (["fused", "stock"] if fused_fits else ["stock"])
         for kernel in kernels:
             assert_agree(edgeqkv.open(bundle, "onnx", kernel, threads=1), ids, pieces, whole)
 

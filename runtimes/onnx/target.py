@@ -42,17 +42,16 @@ class Onnx(Target):
         check_capacity(config, request.capacity)
         if not 1 <= request.prefill_chunk <= request.capacity:
             raise EdgeQKVError(f"prefill chunk {request.prefill_chunk} is outside 1..{request.capacity}, the capacity")
-        for kernel in self._kernels(config):
+        for kernel in self._kernels(config, request):
             for name, shape in parameter_shapes(config).items():
                 weight_formats(request.weights, products_in_int8(config, kernel))(name, shape)
 
     def write(self, source: Model, request: Request, folder: Path, progress: Progress) -> tuple[Artifact, ...]:
-        """The fused graph first: it is preferred where its operator can be loaded."""
         from edgeqkv.export.onnx.write import fused_layout, stock_layout, write_artifacts
 
         layouts: dict[Kernel, CacheLayout] = {
             kernel: (fused_layout if kernel == "fused" else stock_layout)(source.config, request)
-            for kernel in self._kernels(source.config)
+            for kernel in self._kernels(source.config, request)
         }
         return write_artifacts(source, request, layouts, folder, progress)
 
@@ -99,5 +98,13 @@ class Onnx(Target):
             return {"mean_kl": 1e-5, "perplexity_percent": 0.1}
         return {"max_abs_logit": 1e-3, "greedy_identical": 1.0}
 
-    def _kernels(self, config: ModelConfig) -> tuple[Kernel, ...]:
-        return ("fused", "stock") if operator_takes(config.row) else ("stock",)
+    def _kernels(self, config: ModelConfig, request: Request) -> tuple[Kernel, ...]:
+        """What decodes fastest first, as measured (docs/benchmarks.md): our operator where its library can be loaded, but for K
+        and V of every head in fp32, which GroupQueryAttention reads faster."""
+        from edgeqkv.export.onnx.attention import attention_form
+
+        row = config.row
+        if not operator_takes(row):
+            return ("stock",)
+        plain = len(row.widths) == 2 and row.group == 1 and request.cache == "fp32"
+        return ("stock", "fused") if plain and attention_form(row, request.cache) == "gqa" else ("fused", "stock")

@@ -229,6 +229,21 @@ def test_the_fused_graph_is_taken_where_it_can_be_loaded(tiny_model, tmp_path):
     assert edgeqkv.open(tmp_path / "bundle").artifact.kernel == "fused"
 
 
+@pytest.mark.parametrize(
+    ("variant", "cache", "kernel"),
+    [
+        *(("QKV", "fp32", "stock"), ("QKV", "fp16", "fused"), ("QKV", "int8", "fused")),
+        *(("MQA", "fp32", "fused"), ("Q-K=V", "fp32", "fused"), ("Q-MQA", "fp32", "fused")),
+    ],
+)
+def test_the_default_is_what_decodes_faster(variant, cache, kernel, tiny_model, tmp_path):
+    """As docs/benchmarks.md measured it: a baseline is not to be slowed by our kernel."""
+    edgeqkv.export(tiny_model(variant), tmp_path / "bundle", cache=cache)
+    first, second = read_bundle(tmp_path / "bundle").artifacts
+    assert {first.kernel, second.kernel} == {"stock", "fused"}
+    assert edgeqkv.open(tmp_path / "bundle").artifact.kernel == first.kernel == kernel
+
+
 def test_it_is_missed_aloud_where_it_cannot(tiny_model, tmp_path, cli, no_native):
     edgeqkv.export(tiny_model("Q-MQA"), tmp_path / "bundle")
     with pytest.warns(RuntimeWarning, match="running the stock graph, which is slower: this edgeqkv was installed without"):
