@@ -43,9 +43,7 @@ struct Case {
 
   int n_scale() const { return row_dim != value_dim ? 2 : 1; }
   // Products of a query's and a weight's with a cached number, of all tokens.
-  double products() const {
-    return double(n_token) * (depth + (n_token + 1) / 2.0) * n_head * (row_dim + value_dim);
-  }
+  double products() const { return double(n_token) * (depth + (n_token + 1) / 2.0) * n_head * (row_dim + value_dim); }
 
   size_t bytes() const {  // that one call reads
     size_t rows = size_t(n_kv_head) * size_t(depth + n_token);
@@ -77,8 +75,8 @@ double time_of(F run) {
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
 
-Case make_case(int n_head, int n_kv_head, int depth, int n_token, int dtype, bool separate_v, size_t footprint, int row_dim = kDim,
-               int value_dim = kDim) {
+Case make_case(int n_head, int n_kv_head, int depth, int n_token, int dtype, bool separate_v, size_t footprint,
+               int row_dim = kDim, int value_dim = kDim) {
   Case c = {n_head, n_kv_head, depth, n_token, dtype, separate_v, row_dim, value_dim, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
@@ -168,8 +166,8 @@ void print(const Case& c) {
   if (c.n_token == 1) {
     const double read_least = percentile(c.read_microseconds, 0), read = percentile(c.read_microseconds, 0.5);
     const double gb = double(c.bytes()) / 1e3, peak = percentile(c.peak, 0.5);
-    std::printf(" %7.2f %9.1f %9.1f %7.2f %5.0f%% %5.0f%% %8.2f", gb / median, read_least, read, gb / read, 100 * read_least / least,
-                100 * read / median, rate);
+    std::printf(" %7.2f %9.1f %9.1f %7.2f %5.0f%% %5.0f%% %8.2f", gb / median, read_least, read, gb / read,
+                100 * read_least / least, 100 * read / median, rate);
     if (peak > 0 && c.dtype == EDGEQKV_INT8) std::printf(" %6.1f %5.0f%%", peak, 100 * 2 * rate / peak);
   } else {
     std::printf(" %8.2f", rate);

@@ -90,8 +90,10 @@ int main(int argc, char** argv) {
   constexpr int kRounds = 7;
   for (int round = 0; round < kRounds; round++)
     for (Case& c : cases)
-      for (int form : {EDGEQKV_FORM_ABSORBED, EDGEQKV_FORM_EXPANDED}) c.ms[form - EDGEQKV_FORM_ABSORBED].push_back(milliseconds(c.args(isa, form)));
-  std::printf("path %s, one thread, %d rounds; ms, median (10th - 90th percentile)\n", edgeqkv_attention_isa_name(isa), kRounds);
+      for (int form : {EDGEQKV_FORM_ABSORBED, EDGEQKV_FORM_EXPANDED})
+        c.ms[form - EDGEQKV_FORM_ABSORBED].push_back(milliseconds(c.args(isa, form)));
+  std::printf("path %s, one thread, %d rounds; ms, median (10th - 90th percentile)\n", edgeqkv_attention_isa_name(isa),
+              kRounds);
   std::printf("depth  new          absorbed               expanded         expanded / absorbed  taken\n");
   for (Case& c : cases) {
     std::printf("%5d %5d", c.depth, c.n_token);
@@ -99,6 +101,7 @@ int main(int argc, char** argv) {
       std::printf(" %8.1f (%6.1f - %6.1f)", percentile(ms, 0.5), percentile(ms, 0.1), percentile(ms, 0.9));
     const edgeqkv_latent_attention_args args = c.args(isa, EDGEQKV_FORM_AUTO);
     const bool expanded = edgeqkv_latent_attention_form(&args) == EDGEQKV_FORM_EXPANDED;
-    std::printf(" %8.2f             %s\n", percentile(c.ms[1], 0.5) / percentile(c.ms[0], 0.5), expanded ? "expanded" : "absorbed");
+    std::printf(" %8.2f             %s\n", percentile(c.ms[1], 0.5) / percentile(c.ms[0], 0.5),
+                expanded ? "expanded" : "absorbed");
   }
 }

@@ -74,11 +74,11 @@ enum {
 };
 
 enum { /* what edgeqkv_attention returns */
-  EDGEQKV_OK = 0,
-  EDGEQKV_BAD_ARGUMENT = 1,  /* a NULL pointer, another size, a shape or dtype that the comments here exclude */
-  EDGEQKV_PAST_CAPACITY = 2, /* position + n_token > capacity; nothing was written */
-  EDGEQKV_NO_MEMORY = 3,     /* the scratch could not be allocated; out is undefined */
-  EDGEQKV_NO_ISA = 4         /* this CPU or this build lacks the instruction set asked for */
+       EDGEQKV_OK = 0,
+       EDGEQKV_BAD_ARGUMENT = 1,  /* a NULL pointer, another size, a shape or dtype that the comments here exclude */
+       EDGEQKV_PAST_CAPACITY = 2, /* position + n_token > capacity; nothing was written */
+       EDGEQKV_NO_MEMORY = 3,     /* the scratch could not be allocated; out is undefined */
+       EDGEQKV_NO_ISA = 4         /* this CPU or this build lacks the instruction set asked for */
 };
 
 typedef struct {

@@ -60,8 +60,8 @@ typedef struct {
 } edgeqkv_latent_attention_args;
 
 /* Returns what edgeqkv_attention returns. Never throws, never aborts. */
-EDGEQKV_API int32_t edgeqkv_latent_attention(const edgeqkv_latent_attention_args* args, edgeqkv_parallel_for parallel_for, void* context,
-                                             int32_t n_thread);
+EDGEQKV_API int32_t edgeqkv_latent_attention(const edgeqkv_latent_attention_args* args, edgeqkv_parallel_for parallel_for,
+                                             void* context, int32_t n_thread);
 
 /* The form that these arguments would take: EDGEQKV_FORM_ABSORBED or _EXPANDED; 0 if they would be refused. */
 EDGEQKV_API int32_t edgeqkv_latent_attention_form(const edgeqkv_latent_attention_args* args);

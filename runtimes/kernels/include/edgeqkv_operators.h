@@ -68,7 +68,7 @@ inline const char* set_shape(const CachedAttentionAttributes& node, const Cached
     const bool scale = i % 2, wanted = (!scale || scaled) && (i < 2 || with_v);
     if (wanted != (cache.dims != nullptr)) return "the caches do not fit the dtype and v";
     if (!wanted) continue;
-    const bool fits = !scale                       ? cache.is({1, n_kv, capacity, i < 2 ? row_dim : value_dim})
+    const bool fits = !scale                      ? cache.is({1, n_kv, capacity, i < 2 ? row_dim : value_dim})
                       : i < 2 && node.scale_split ? cache.is({1, n_kv, 2, capacity})
                                                   : cache.is({1, n_kv, capacity});
     if (!fits) return "a cache has a wrong shape";
@@ -90,15 +90,18 @@ struct LatentAttentionShapes {
 };
 
 // The same for LatentAttention; widths are those of the matrices.
-inline const char* set_shape(int64_t scale_split, const LatentAttentionShapes& shapes, int32_t dtype, edgeqkv_latent_attention_args& args) {
+inline const char* set_shape(int64_t scale_split, const LatentAttentionShapes& shapes, int32_t dtype,
+                             edgeqkv_latent_attention_args& args) {
   const Shape &w_k = shapes.w_k, &w_v = shapes.w_v, &cache = shapes.cache;
   if (shapes.q_nope.n_dim != 2 || shapes.q_rope.n_dim != 2 || w_k.n_dim != 3 || w_v.n_dim != 3 || cache.n_dim != 4)
     return "q_nope, q_rope, w_k, w_v or cache has a wrong shape";
-  const int64_t n_token = shapes.q_nope.dims[0], n_head = w_k.dims[0], latent = w_k.dims[1], nope = w_k.dims[2], value = w_v.dims[1];
+  const int64_t n_token = shapes.q_nope.dims[0], n_head = w_k.dims[0], latent = w_k.dims[1], nope = w_k.dims[2],
+                value = w_v.dims[1];
   const int64_t capacity = cache.dims[2], row_dim = cache.dims[3], rope = row_dim - latent;
   for (int64_t size : {n_token, n_head, latent, nope, value, capacity, rope, scale_split})
     if (size < 0 || size > INT32_MAX) return "the kernel does not take these shapes";
-  if (!shapes.q_nope.is({n_token, n_head * nope}) || !shapes.q_rope.is({n_token, n_head * rope}) || !shapes.row.is({n_token, row_dim}))
+  if (!shapes.q_nope.is({n_token, n_head * nope}) || !shapes.q_rope.is({n_token, n_head * rope}) ||
+      !shapes.row.is({n_token, row_dim}))
     return "q_nope, q_rope or row has a wrong shape";
   if (!w_v.is({n_head, value, latent}) || !shapes.w_k_scale.is({n_head, latent, 1}) || !shapes.w_v_scale.is({n_head, value, 1}))
     return "w_v, w_k_scale or w_v_scale has a wrong shape";
@@ -108,7 +111,8 @@ inline const char* set_shape(int64_t scale_split, const LatentAttentionShapes& s
   if (dtype == EDGEQKV_INT8 && !scales) return "cache_scale has a wrong shape";
   args.size = sizeof args;
   args.n_head = int32_t(n_head), args.n_token = int32_t(n_token), args.capacity = int32_t(capacity);
-  args.nope_dim = int32_t(nope), args.rope_dim = int32_t(rope), args.latent_dim = int32_t(latent), args.value_dim = int32_t(value);
+  args.nope_dim = int32_t(nope), args.rope_dim = int32_t(rope), args.latent_dim = int32_t(latent),
+  args.value_dim = int32_t(value);
   args.scale_split = int32_t(scale_split);
   args.dtype = dtype;
   return nullptr;

@@ -92,7 +92,8 @@ int check(const edgeqkv_attention_args& a) {
   if (a.size != sizeof a) return EDGEQKV_BAD_ARGUMENT;
   bool heads = a.n_kv_head >= 1 && a.n_head >= 1 && a.n_head % a.n_kv_head == 0;
   bool rows = in_range(a.row_dim, 8, kMaxRow) && in_range(a.key_dim, 8, a.row_dim) && in_range(a.value_dim, 8, kMaxRow);
-  bool slices = a.v ? a.key_dim == a.row_dim && a.value_start == 0 : in_range(a.value_start, 0, int64_t(a.row_dim) - a.value_dim);
+  bool slices =
+      a.v ? a.key_dim == a.row_dim && a.value_start == 0 : in_range(a.value_start, 0, int64_t(a.row_dim) - a.value_dim);
   bool times = a.capacity >= 1 && a.capacity <= 1 << 30 && a.position >= 0 && a.n_token >= 1;
   if (!heads || !rows || !slices || !times || a.dtype < EDGEQKV_FP32 || a.dtype > EDGEQKV_INT8) return EDGEQKV_BAD_ARGUMENT;
   if (!a.q || !a.k || !a.k_cache || !a.out || (a.v && !a.v_cache)) return EDGEQKV_BAD_ARGUMENT;

@@ -131,8 +131,8 @@ struct Avx512 {
 
   // Rows from n on, and dimensions outside of the mask, are taken as zeros; kWhole promises that there are none.
   template <bool kWhole>
-  static void four_rows(const int8_t* row, ptrdiff_t stride, int n, __mmask64 mask, const PackedWeights& packed, int j, __m512i* h,
-                        __m512i* l) {
+  static void four_rows(const int8_t* row, ptrdiff_t stride, int n, __mmask64 mask, const PackedWeights& packed, int j,
+                        __m512i* h, __m512i* l) {
     __m512i x[4], y[4];
     EDGEQKV_UNROLL
     for (int i = 0; i < 4; i++)

@@ -46,7 +46,7 @@ bool has_i8mm() { return has_dot() && has("hw.optional.arm.FEAT_I8MM"); }
 
 #elif defined(EDGEQKV_ARM64)
 
-bool has_dot() { return getauxval(AT_HWCAP) & (1ul << 20); }  // HWCAP_ASIMDDP, which old kernel headers lack
+bool has_dot() { return getauxval(AT_HWCAP) & (1ul << 20); }                   // HWCAP_ASIMDDP, which old kernel headers lack
 bool has_i8mm() { return has_dot() && (getauxval(AT_HWCAP2) & (1ul << 13)); }  // HWCAP2_I8MM
 
 #endif

@@ -23,7 +23,7 @@ struct FewRows {
   static constexpr bool kInt8 = sizeof(T) == 1;
 
   struct Scratch {
-    T* padded;      // [W, row_dim or value_dim]
+    T* padded;       // [W, row_dim or value_dim]
     float* queries;  // [kBlockRows / 2, query_floats], each in the scale of the scores; int8: as pack_query lays it out
     size_t query_floats;
 
@@ -71,9 +71,8 @@ struct FewRows {
         b[c] = V::fma(wb, V::load(v + stride + c * W), b[c]);
       }
     }
-    if (j < n)
-      EDGEQKV_UNROLL
-      for (int c = 0; c < C; c++) a[c] = V::fma(V::set1(weight[j]), V::load(v + c * W), a[c]);
+    if (j < n) EDGEQKV_UNROLL
+    for (int c = 0; c < C; c++) a[c] = V::fma(V::set1(weight[j]), V::load(v + c * W), a[c]);
     EDGEQKV_UNROLL
     for (int c = 0; c < C; c++) V::store(acc + c * W, V::add(a[c], b[c]));
   }
@@ -87,10 +86,10 @@ struct FewRows {
   // One query row against one block of cached rows.
   struct Step {
     const float* q;
-    int key, n;              // the block: its first position and how many rows of it the query row sees
-    int ahead, fetch;        // rows from the block's first to what is fetched meanwhile, and how many those are
-    float *max, *sum, *acc;  // the query row's state
-    F top;                   // largest scores
+    int key, n;                            // the block: its first position and how many rows of it the query row sees
+    int ahead, fetch;                      // rows from the block's first to what is fetched meanwhile, and how many those are
+    float *max, *sum, *acc;                // the query row's state
+    F top;                                 // largest scores
     alignas(64) float weight[kBlockKeys];  // scores at first
     typename KeptWeights<V, T>::Type packed[kMaxParts];  // weight times the scale of each part of the value
   };

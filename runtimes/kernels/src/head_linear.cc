@@ -23,12 +23,14 @@ void task(void* arg, int32_t i) {
   }
   // In sixteens, so that only the last part may end with less than a vector.
   int head = i / call.n_split, split = i % call.n_split, sixteens = (call.args.n_out + 15) / 16;
-  int begin = int(int64_t(sixteens) * split / call.n_split) * 16, end = int(int64_t(sixteens) * (split + 1) / call.n_split) * 16;
+  int begin = int(int64_t(sixteens) * split / call.n_split) * 16,
+      end = int(int64_t(sixteens) * (split + 1) / call.n_split) * 16;
   call.path->head_linear(call.args, head, begin, end < call.args.n_out ? end : call.args.n_out, scratch);
 }
 
 bool valid(const edgeqkv_head_linear_args& a) {
-  bool shape = a.n_head >= 1 && a.n_token >= 1 && a.n_out >= 1 && a.n_out <= 65536 && (a.y_stride == 0 || a.y_stride >= a.n_out);
+  bool shape =
+      a.n_head >= 1 && a.n_token >= 1 && a.n_out >= 1 && a.n_out <= 65536 && (a.y_stride == 0 || a.y_stride >= a.n_out);
   bool rows = a.n_in >= 16 && a.n_in <= kMaxRow && a.n_in % 16 == 0;
   return shape && rows && a.x && a.weight && a.scale && a.y && int64_t(a.n_token) * a.n_head <= INT32_MAX / 64;
 }

@@ -56,7 +56,8 @@ struct HeadLinear {
     few_tokens(a, weight, head, begin, end, s);
   }
 
-  static void few_tokens(const edgeqkv_head_linear_args& a, const Slice<int8_t>& weight, int head, int begin, int end, Scratch& s) {
+  static void few_tokens(const edgeqkv_head_linear_args& a, const Slice<int8_t>& weight, int head, int begin, int end,
+                         Scratch& s) {
     const bool fetch = a.n_in > kShortRow;
     for (int t0 = 0; t0 < a.n_token; t0 += kTokens) {
       const int tokens = a.n_token - t0 < kTokens ? a.n_token - t0 : kTokens;
@@ -80,7 +81,8 @@ struct HeadLinear {
     }
   }
 
-  static void many_tokens(const edgeqkv_head_linear_args& a, const Slice<int8_t>& weight, int head, int begin, int end, Scratch& s) {
+  static void many_tokens(const edgeqkv_head_linear_args& a, const Slice<int8_t>& weight, int head, int begin, int end,
+                          Scratch& s) {
     for (int t0 = 0; t0 < a.n_token; t0 += kBlockRows) {
       const int tokens = a.n_token - t0 < kBlockRows ? a.n_token - t0 : kBlockRows, n_vec = (tokens + W - 1) / W;
       for (int t = 0; t < n_vec * W; t++) s.tile.pack_query(weight, x_of(a, t0 + (t < tokens ? t : 0), head), t);

@@ -41,15 +41,12 @@ template <class V, KeysAre kKeys, int A, int B>
 void multiply(Lanes x, Groups y, int n, typename V::I (&sum)[A][B]) {
   if constexpr (V::kStep > kGroup) return V::template multiply<A, B>(x, y, n, sum);
   EDGEQKV_UNROLL
-  for (int a = 0; a < A; a++)
-    EDGEQKV_UNROLL
-    for (int b = 0; b < B; b++) sum[a][b] = V::zero();
+  for (int a = 0; a < A; a++) EDGEQKV_UNROLL
+  for (int b = 0; b < B; b++) sum[a][b] = V::zero();
   for (int digit = 0; digit < 2; digit++) {
-    if (digit > 0)
-      EDGEQKV_UNROLL
-      for (int a = 0; a < A; a++)
-        EDGEQKV_UNROLL
-        for (int b = 0; b < B; b++) sum[a][b] = V::times_256(sum[a][b]);
+    if (digit > 0) EDGEQKV_UNROLL
+    for (int a = 0; a < A; a++) EDGEQKV_UNROLL
+    for (int b = 0; b < B; b++) sum[a][b] = V::times_256(sum[a][b]);
     const int32_t* xd = x.x + digit * x.digit;
     const char* yd = static_cast<const char*>(y.y) + kGroup * digit * y.digit;
     for (int i = 0; i < n; i++, xd += x.step, yd += kGroup * y.step) {
@@ -57,12 +54,11 @@ void multiply(Lanes x, Groups y, int n, typename V::I (&sum)[A][B]) {
       EDGEQKV_UNROLL
       for (int b = 0; b < B; b++) lanes[b] = V::load_integers(xd + b * x.vec);
       EDGEQKV_UNROLL
-      for (int a = 0; a < A; a++)
-        EDGEQKV_UNROLL
-        for (int b = 0; b < B; b++) {
-          const char* group = yd + kGroup * a * y.row;
-          sum[a][b] = kKeys == KeysAre::kLanes ? V::dot_keys(sum[a][b], lanes[b], group) : V::dot(sum[a][b], lanes[b], group);
-        }
+      for (int a = 0; a < A; a++) EDGEQKV_UNROLL
+      for (int b = 0; b < B; b++) {
+        const char* group = yd + kGroup * a * y.row;
+        sum[a][b] = kKeys == KeysAre::kLanes ? V::dot_keys(sum[a][b], lanes[b], group) : V::dot(sum[a][b], lanes[b], group);
+      }
     }
   }
 }

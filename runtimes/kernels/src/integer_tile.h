@@ -76,7 +76,8 @@ struct IntegerTile {
   }
 
   template <int A>
-  void scores_of_keys(const Part& part, int p, const int8_t* rows, ptrdiff_t stride, int n_vec, const float* scale, float* score) {
+  void scores_of_keys(const Part& part, int p, const int8_t* rows, ptrdiff_t stride, int n_vec, const float* scale,
+                      float* score) {
     ptrdiff_t step = stride;
     const int8_t* keys = V::key_groups(rows, A, part.dim, &step, key);
     int c = 0;

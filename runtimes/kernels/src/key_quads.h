@@ -48,9 +48,9 @@ struct KeyQuads {
   // A block of cached rows, and what the query rows make of it.
   struct Block {
     int key, n;
-    Quads quads;    // of the rows of k_cache
-    float* weight;  // [kRows, kMaxBlock], scores at first
-    float* scaled;  // [value parts, kRows, kMaxBlock]: weights times the scales of that part
+    Quads quads;                   // of the rows of k_cache
+    float* weight;                 // [kRows, kMaxBlock], scores at first
+    float* scaled;                 // [value parts, kRows, kMaxBlock]: weights times the scales of that part
     float unit[kMaxParts][kRows];  // of the weights of a part as integers, 0: they are not rounded
     float keep[kRows];             // what the state before it is scaled by
 
@@ -187,24 +187,22 @@ struct KeyQuads {
     const int8_t* queries = keys.queries;
     I high[R][kParts], low[R][kParts];
     EDGEQKV_UNROLL
-    for (int i = 0; i < R; i++)
+    for (int i = 0; i < R; i++) EDGEQKV_UNROLL
+    for (int m = 0; m < kParts; m++) high[i][m] = low[i][m] = V::zero();
+    for (int c = keys.chunk0; c < keys.chunk1; c++, quads += W * W, queries += 2 * V::kQueryBytes) EDGEQKV_UNROLL
+    for (int m = 0; m < kParts; m++) {
+      I y[4];
+      if constexpr (kFrom == From::kQuads)
+        load(quads + m * 4 * W, y);
+      else
+        quads_of<kWhole>(keys.rows, j + 4 * m, c, y);
+      if constexpr (kFrom == From::kCacheToQuads) store(y, quads + m * 4 * W);
       EDGEQKV_UNROLL
-      for (int m = 0; m < kParts; m++) high[i][m] = low[i][m] = V::zero();
-    for (int c = keys.chunk0; c < keys.chunk1; c++, quads += W * W, queries += 2 * V::kQueryBytes)
-      EDGEQKV_UNROLL
-      for (int m = 0; m < kParts; m++) {
-        I y[4];
-        if constexpr (kFrom == From::kQuads)
-          load(quads + m * 4 * W, y);
-        else
-          quads_of<kWhole>(keys.rows, j + 4 * m, c, y);
-        if constexpr (kFrom == From::kCacheToQuads) store(y, quads + m * 4 * W);
-        EDGEQKV_UNROLL
-        for (int i = 0; i < R; i++) {
-          high[i][m] = V::dot_quads(high[i][m], y, queries + i * keys.query_row);
-          low[i][m] = V::dot_quads(low[i][m], y, queries + i * keys.query_row + V::kQueryBytes);
-        }
+      for (int i = 0; i < R; i++) {
+        high[i][m] = V::dot_quads(high[i][m], y, queries + i * keys.query_row);
+        low[i][m] = V::dot_quads(low[i][m], y, queries + i * keys.query_row + V::kQueryBytes);
       }
+    }
     EDGEQKV_UNROLL
     for (int i = 0; i < R; i++) {
       EDGEQKV_UNROLL
@@ -365,9 +363,8 @@ struct KeyQuads {
     for (int c = range.chunk0; c < range.chunk1; c++) {
       Sums<R> sums;
       EDGEQKV_UNROLL
-      for (int i = 0; i < R; i++)
-        EDGEQKV_UNROLL
-        for (int k = 0; k < 4; k++) sums.high[i][k] = sums.low[i][k] = V::zero();
+      for (int i = 0; i < R; i++) EDGEQKV_UNROLL
+      for (int k = 0; k < 4; k++) sums.high[i][k] = sums.low[i][k] = V::zero();
       const int32_t* quads = b.quads.at(0, c);
       for (int j = 0; j < b.n; j += W, quads += b.quads.step()) {
         if (kFrom == From::kQuads || whole(rows, j, c))

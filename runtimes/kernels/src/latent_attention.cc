@@ -16,7 +16,7 @@ namespace {
 
 constexpr size_t kExpandedFloats = size_t(4) << 20;  // K and V of so many heads at once as fit
 constexpr int kExpandRows = 32;                      // rows of one task
-constexpr double kTransposed = 40;                   // what moving a byte of W_K takes, in products with int8: measured on Zen 4
+constexpr double kTransposed = 40;  // what moving a byte of W_K takes, in products with int8: measured on Zen 4
 
 using Args = edgeqkv_latent_attention_args;
 
@@ -63,7 +63,8 @@ bool takes_expanded(const Args& a, const Path& path) {
   if (a.n_token == 1) return false;
   const double pairs = double(a.n_token) * (a.position + (a.n_token + 1) / 2.0);
   const double in_rows = a.dtype == EDGEQKV_INT8 ? 1 : path.float_product;
-  const double saved = pairs * (in_rows * (2 * a.latent_dim + a.rope_dim) - double(path.float_product) * (key_dim(a) + a.value_dim));
+  const double saved =
+      pairs * (in_rows * (2 * a.latent_dim + a.rope_dim) - double(path.float_product) * (key_dim(a) + a.value_dim));
   // W_K and W_V are multiplied by as many vectors as there are queries, or rows; and W_K is transposed.
   return saved > (double(a.position) * (a.nope_dim + a.value_dim) + kTransposed * a.nope_dim) * a.latent_dim;
 }
@@ -127,7 +128,8 @@ struct Expansion {
   // One block of rows, one part of the heads.
   void expand(int block, int part) {
     const int begin = block * kExpandRows, n = std::min(kExpandRows, n_row - begin);
-    const size_t latent = size_t(a.latent_dim), rope = size_t(a.rope_dim), key = size_t(key_dim(a)), value = size_t(a.value_dim);
+    const size_t latent = size_t(a.latent_dim), rope = size_t(a.rope_dim), key = size_t(key_dim(a)),
+                 value = size_t(a.value_dim);
     edgeqkv_head_linear_args p = product(a, nullptr, nullptr, a.latent_dim, 0);
     p.n_head = 1, p.n_token = n;
     const size_t floats = size_t(n) * (2 * latent + rope) + size_t(a.nope_dim), aligned = (floats + 15) & ~size_t(15);
@@ -170,7 +172,8 @@ struct Heads {
   template <class Copy>
   void each(Copy copy) const {
     for (int t = 0; t < a.n_token; t++)
-      for (int h = 0; h < n_head; h++) copy(size_t(t) * size_t(a.n_head) + size_t(first + h), size_t(t) * size_t(n_head) + size_t(h));
+      for (int h = 0; h < n_head; h++)
+        copy(size_t(t) * size_t(a.n_head) + size_t(first + h), size_t(t) * size_t(n_head) + size_t(h));
   }
 };
 
@@ -193,10 +196,13 @@ int32_t expanded(const Args& a, const edgeqkv_attention_args& rows, const Path& 
     const int n_part = parts_of(n_block, products, parallel.n_thread, n_head);
     Expansion expansion = {a, path, int(n_row), n_block, first, n_head, n_part, transposed.get(), k, v};
     parallel.run(n_head, [](void* arg, int32_t i) { static_cast<Expansion*>(arg)->transpose(i); }, &expansion);
-    parallel.run(n_block * n_part, [](void* arg, int32_t i) {
-      Expansion& e = *static_cast<Expansion*>(arg);
-      e.expand(i / e.n_part, i % e.n_part);
-    }, &expansion);
+    parallel.run(
+        n_block * n_part,
+        [](void* arg, int32_t i) {
+          Expansion& e = *static_cast<Expansion*>(arg);
+          e.expand(i / e.n_part, i % e.n_part);
+        },
+        &expansion);
     if (expansion.no_memory) return EDGEQKV_NO_MEMORY;
 
     const Heads heads = {a, first, n_head};
@@ -226,8 +232,8 @@ int32_t expanded(const Args& a, const edgeqkv_attention_args& rows, const Path& 
 
 using namespace edgeqkv;
 
-extern "C" int32_t edgeqkv_latent_attention(const edgeqkv_latent_attention_args* args, edgeqkv_parallel_for parallel_for, void* context,
-                                            int32_t n_thread) {
+extern "C" int32_t edgeqkv_latent_attention(const edgeqkv_latent_attention_args* args, edgeqkv_parallel_for parallel_for,
+                                            void* context, int32_t n_thread) {
   if (!args) return EDGEQKV_BAD_ARGUMENT;
   edgeqkv_attention_args rows = {};
   const Path* path = nullptr;

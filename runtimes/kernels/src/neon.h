@@ -14,7 +14,6 @@ struct NeonBase {
   };
   static constexpr int W = 8, kRows = 8, kAccRows = 4, kAccVecs = 2;
 
-
   static F load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
   static F load(const uint16_t* p) {
     float16x8_t h = vreinterpretq_f16_u16(vld1q_u16(p));
@@ -28,9 +27,7 @@ struct NeonBase {
     vst1q_f32(p, x.lo);
     vst1q_f32(p + 4, x.hi);
   }
-  static void store_fp16(uint16_t* p, F x) {
-    vst1q_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(x.lo), x.hi)));
-  }
+  static void store_fp16(uint16_t* p, F x) { vst1q_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(x.lo), x.hi))); }
   static F set1(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x)}; }
   static F add(F a, F b) { return {vaddq_f32(a.lo, b.lo), vaddq_f32(a.hi, b.hi)}; }
   static F sub(F a, F b) { return {vsubq_f32(a.lo, b.lo), vsubq_f32(a.hi, b.hi)}; }

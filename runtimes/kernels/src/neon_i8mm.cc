@@ -26,8 +26,8 @@ struct NeonI8mm : NeonDot {
         if constexpr (A == 1)
           return vreinterpretq_s8_s32(vzip1q_s32(vld1q_dup_s32(group), vld1q_dup_s32(group + y.step)));
         else
-          return vreinterpretq_s8_s32(vzip1q_s32(vcombine_s32(vld1_s32(group), vdup_n_s32(0)),
-                                                 vcombine_s32(vld1_s32(group + y.step), vdup_n_s32(0))));
+          return vreinterpretq_s8_s32(
+              vzip1q_s32(vcombine_s32(vld1_s32(group), vdup_n_s32(0)), vcombine_s32(vld1_s32(group + y.step), vdup_n_s32(0))));
       });
   }
 
@@ -36,15 +36,12 @@ struct NeonI8mm : NeonDot {
     constexpr int P = (A + 1) / 2;
     int32x4_t c[P][4 * B];  // of two rows of y and two lanes of x: y0 x0, y0 x1, y1 x0, y1 x1
     EDGEQKV_UNROLL
-    for (int p = 0; p < P; p++)
-      EDGEQKV_UNROLL
-      for (int i = 0; i < 4 * B; i++) c[p][i] = vdupq_n_s32(0);
+    for (int p = 0; p < P; p++) EDGEQKV_UNROLL
+    for (int i = 0; i < 4 * B; i++) c[p][i] = vdupq_n_s32(0);
     for (int digit = 0; digit < 2; digit++) {
-      if (digit > 0)
-        EDGEQKV_UNROLL
-        for (int p = 0; p < P; p++)
-          EDGEQKV_UNROLL
-          for (int i = 0; i < 4 * B; i++) c[p][i] = vshlq_n_s32(c[p][i], 8);
+      if (digit > 0) EDGEQKV_UNROLL
+      for (int p = 0; p < P; p++) EDGEQKV_UNROLL
+      for (int i = 0; i < 4 * B; i++) c[p][i] = vshlq_n_s32(c[p][i], 8);
       const int8_t* xd = reinterpret_cast<const int8_t*>(x.x + digit * x.digit);
       const char* yd = static_cast<const char*>(y.y) + kGroup * digit * y.digit;
       for (int g = 0; g < n; g += 2, xd += 2 * kGroup * x.step, yd += 2 * kGroup * y.step) {
@@ -60,12 +57,11 @@ struct NeonI8mm : NeonDot {
       }
     }
     EDGEQKV_UNROLL
-    for (int a = 0; a < A; a++)
-      EDGEQKV_UNROLL
-      for (int b = 0; b < B; b++) {
-        const int32x4_t* of = c[a / 2] + 4 * b;
-        sum[a][b] = {half(of[0], of[1], a % 2), half(of[2], of[3], a % 2)};
-      }
+    for (int a = 0; a < A; a++) EDGEQKV_UNROLL
+    for (int b = 0; b < B; b++) {
+      const int32x4_t* of = c[a / 2] + 4 * b;
+      sum[a][b] = {half(of[0], of[1], a % 2), half(of[2], of[3], a % 2)};
+    }
   }
   static int32x4_t half(int32x4_t a, int32x4_t b, int which) {
     const int64x2_t x = vreinterpretq_s64_s32(a), y = vreinterpretq_s64_s32(b);

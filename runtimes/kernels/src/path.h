@@ -27,10 +27,11 @@ struct Item {
 constexpr float kNoScore = -3.402823466e38f;  // finite, so that kNoScore - kNoScore is 0 and not NaN
 
 struct Path {
-  void (*append)(const edgeqkv_attention_args& a, int kv_head);           // all n_token rows of one KV head
+  void (*append)(const edgeqkv_attention_args& a, int kv_head);  // all n_token rows of one KV head
   void (*attend)(const edgeqkv_attention_args& a, const Item& item);
   size_t (*scratch_floats)(const edgeqkv_attention_args& a);
-  void (*head_linear)(const edgeqkv_head_linear_args& a, int head, int begin, int end, float* scratch);  // outputs begin .. end - 1
+  void (*head_linear)(const edgeqkv_head_linear_args& a, int head, int begin, int end,
+                      float* scratch);  // outputs begin .. end - 1
   size_t (*head_linear_floats)(const edgeqkv_head_linear_args& a);
   float float_product;  // of many query rows: what a product of floats takes, in those with int8
 };

@@ -23,8 +23,9 @@ struct Tiles {
   using Integers = std::conditional_t<kIntegers, IntegerTile<V>, None>;
 
   struct Scratch {
-    float *query, *score, *k, *v;  // [key_dim, kBlockRows], [kBlockKeys + kRows, kBlockRows], [kBlockKeys, row_dim or value_dim]
-    Integers integers;             // in place of the query; the widened rows are there for blocks that it cannot take
+    float *query, *score, *k,
+        *v;             // [key_dim, kBlockRows], [kBlockKeys + kRows, kBlockRows], [kBlockKeys, row_dim or value_dim]
+    Integers integers;  // in place of the query; the widened rows are there for blocks that it cannot take
 
     Scratch(Arena& arena, const edgeqkv_attention_args& a)
         : query(kIntegers ? nullptr : arena.take<float>(size_t(a.key_dim) * kBlockRows)),
@@ -87,9 +88,8 @@ struct Tiles {
         }
       }
       EDGEQKV_UNROLL
-      for (int i = 0; i < J; i++)
-        EDGEQKV_UNROLL
-        for (int c = 0; c < C; c++) V::store(score + (j + i) * kBlockRows + c * W, acc[i][c]);
+      for (int i = 0; i < J; i++) EDGEQKV_UNROLL
+      for (int c = 0; c < C; c++) V::store(score + (j + i) * kBlockRows + c * W, acc[i][c]);
     }
   }
 
@@ -98,9 +98,8 @@ struct Tiles {
   static void tile_values(Floats v, const float* weight, int n, float* acc, ptrdiff_t acc_row) {
     F a[R][C];
     EDGEQKV_UNROLL
-    for (int r = 0; r < R; r++)
-      EDGEQKV_UNROLL
-      for (int c = 0; c < C; c++) a[r][c] = V::load(acc + r * acc_row + c * W);
+    for (int r = 0; r < R; r++) EDGEQKV_UNROLL
+    for (int c = 0; c < C; c++) a[r][c] = V::load(acc + r * acc_row + c * W);
     for (int j = 0; j < n; j++) {
       F x[C];
       EDGEQKV_UNROLL
@@ -113,9 +112,8 @@ struct Tiles {
       }
     }
     EDGEQKV_UNROLL
-    for (int r = 0; r < R; r++)
-      EDGEQKV_UNROLL
-      for (int c = 0; c < C; c++) V::store(acc + r * acc_row + c * W, a[r][c]);
+    for (int r = 0; r < R; r++) EDGEQKV_UNROLL
+    for (int c = 0; c < C; c++) V::store(acc + r * acc_row + c * W, a[r][c]);
   }
 
   template <int R>
@@ -128,8 +126,8 @@ struct Tiles {
 
   // acc[r] = keep[r] * acc[r] + sum_j weight[j, r] * v[j] in `dim` channels, over the rows that query row r sees of a block of n
   // from position `key`. The states are acc_row apart.
-  static void values(const edgeqkv_attention_args& a, const Item& item, Floats v, const float* weight, const float* keep, int key,
-                     int n, int dim, float* acc, ptrdiff_t acc_row) {
+  static void values(const edgeqkv_attention_args& a, const Item& item, Floats v, const float* weight, const float* keep,
+                     int key, int n, int dim, float* acc, ptrdiff_t acc_row) {
     for (int r = 0, rows; r < item.n_row; r += rows, acc += rows * acc_row) {
       // A hidden row is not read, not even with weight 0: 0 * NaN would be NaN.
       int visible = seen(a, item, r) - key;

@@ -70,7 +70,8 @@ double element(const Problem& p, const Tensor& t, const std::vector<uint8_t>& ca
 }
 
 // The written rows hold exactly what the header says, the rows after them are untouched.
-void check_cache(const Problem& p, int isa, const Tensor& t, const std::vector<uint8_t>& cache, const std::vector<float>& scales) {
+void check_cache(const Problem& p, int isa, const Tensor& t, const std::vector<uint8_t>& cache,
+                 const std::vector<float>& scales) {
   const char* path = edgeqkv_attention_isa_name(isa);
   size_t row_bytes = size_t(t.dim) * element_bytes(p.dtype);
   for (int g = 0; g < p.n_kv_head; g++) {
@@ -126,7 +127,8 @@ int main() {
       for (int dim : {8, 24, 32, 64, 80, 96, 128, 136})
         for (int n_token : {1, 5, 40}) check(random_problem(4, 2, dim, 111, 70, n_token, dtype, separate_v, seed++));
       for (auto [n_head, n_kv_head] : heads)
-        for (int n_token : {1, 3, 37}) check(random_problem(n_head, n_kv_head, 32, 140, 101, n_token, dtype, separate_v, seed++));
+        for (int n_token : {1, 3, 37})
+          check(random_problem(n_head, n_kv_head, 32, 140, 101, n_token, dtype, separate_v, seed++));
       const int capacity = 130;
       for (int depth : {0, 1, 2, 63, 64, 65, capacity - 1})  // capacity - 1: the call fills the cache
         for (int n_head : {2, 8, 34}) check(random_problem(n_head, 2, 16, capacity, depth, 1, dtype, separate_v, seed++));
@@ -137,7 +139,8 @@ int main() {
       // Grouped decode, where blocks are seen whole: odd numbers of cached rows and of query rows, widths of 8, 16 and 32 left over,
       // and one too wide for integer tiles.
       for (int dim : {8, 40, 56, 72, 120, 520})
-        for (int depth : {4, 65, 130}) check(random_problem(5 + 2 * (depth % 7), 1, dim, 140, depth, 1, dtype, separate_v, seed++));
+        for (int depth : {4, 65, 130})
+          check(random_problem(5 + 2 * (depth % 7), 1, dim, 140, depth, 1, dtype, separate_v, seed++));
     }
   // Rows with slices. MLA has one KV head, its own softmax scale, and one or two scales a row.
   struct Sliced {
@@ -146,14 +149,14 @@ int main() {
     bool separate_v;
   };
   const Sliced sliced[] = {
-      {16, 1, {576, 576, 0, 512, 512}, false}, {16, 1, {576, 576, 0, 512}, false},   // MLA, 512 + 64
-      {40, 1, {288, 288, 0, 256, 256}, false}, {40, 1, {288, 288, 0, 256}, false},   // MLA, 256 + 32
-      {7, 1, {72, 72, 0, 56, 56}, false},      {7, 1, {72, 72, 0, 56}, false},       // small and odd
+      {16, 1, {576, 576, 0, 512, 512}, false}, {16, 1, {576, 576, 0, 512}, false},  // MLA, 512 + 64
+      {40, 1, {288, 288, 0, 256, 256}, false}, {40, 1, {288, 288, 0, 256}, false},  // MLA, 256 + 32
+      {7, 1, {72, 72, 0, 56, 56}, false},      {7, 1, {72, 72, 0, 56}, false},      // small and odd
       {20, 1, {48, 48, 0, 32, 32}, false},     {2, 1, {1040, 1040, 0, 1024, 1024}, false},
-      {6, 2, {80, 64, 16, 64}, false},         {6, 2, {72, 64, 8, 64}, false},       // value from before the rotation
-      {36, 2, {96, 64, 32, 64, 48}, false},    {18, 1, {48, 32, 16, 32, 32}, false}, // a scale that changes in both slices
-      {3, 3, {64, 24, 40, 16, 8}, false},      {20, 1, {64, 16, 16, 48, 32}, false}, // slices apart; a key under one scale
-      {4, 4, {192, 192, 0, 128}, true},        {20, 1, {192, 192, 0, 128}, true},    // MLA expanded; the same as MQA
+      {6, 2, {80, 64, 16, 64}, false},         {6, 2, {72, 64, 8, 64}, false},        // value from before the rotation
+      {36, 2, {96, 64, 32, 64, 48}, false},    {18, 1, {48, 32, 16, 32, 32}, false},  // a scale that changes in both slices
+      {3, 3, {64, 24, 40, 16, 8}, false},      {20, 1, {64, 16, 16, 48, 32}, false},  // slices apart; a key under one scale
+      {4, 4, {192, 192, 0, 128}, true},        {20, 1, {192, 192, 0, 128}, true},     // MLA expanded; the same as MQA
       {6, 2, {24, 24, 0, 40}, true},           {34, 2, {32, 32, 0, 80}, true},
   };
   for (int dtype : dtypes)
@@ -167,6 +170,7 @@ int main() {
         check(p);
       }
   std::printf("%d of %d problems\n", checked, problems);
-  std::printf("largest relative errors: fp32 %.2g, fp16 %.2g, int8 %.2g (of k and v as given)\n", worst_fp32, worst_fp16, worst_int8);
+  std::printf("largest relative errors: fp32 %.2g, fp16 %.2g, int8 %.2g (of k and v as given)\n", worst_fp32, worst_fp16,
+              worst_int8);
   return finish("attention against float64");
 }

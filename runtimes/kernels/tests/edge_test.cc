@@ -90,9 +90,10 @@ void check_threads(int isa) {
     Row row = 32;
   };
   const Row latent = {48, 48, 0, 32, 32}, unturned = {192, 128, 64, 128};
-  const Case cases[] = {{4, 4, 300, 1}, {1, 1, 1500, 1, 128},     {20, 1, 1500, 1},        {3, 3, 1500, 1, 128}, {2, 1, 900, 50},
-                        {2, 2, 0, 90},  {20, 1, 1500, 1, latent}, {2, 1, 900, 50, latent}, {3, 3, 1500, 1, unturned},
-                        {6, 1, 1500, 1},  {8, 1, 1501, 1, latent}};
+  const Case cases[] = {{4, 4, 300, 1},           {1, 1, 1500, 1, 128},    {20, 1, 1500, 1},
+                        {3, 3, 1500, 1, 128},     {2, 1, 900, 50},         {2, 2, 0, 90},
+                        {20, 1, 1500, 1, latent}, {2, 1, 900, 50, latent}, {3, 3, 1500, 1, unturned},
+                        {6, 1, 1500, 1},          {8, 1, 1501, 1, latent}};
   for (int dtype : kDtypes)
     for (const auto& [n_head, n_kv_head, depth, n_token, row] : cases) {
       Problem p = random_problem(n_head, n_kv_head, row, depth + n_token, depth, n_token, dtype, false, 7);
@@ -119,8 +120,11 @@ void check_threads(int isa) {
 // One prefill of all positions gives what decode gives at each of them.
 void check_decode_is_prefill(int isa) {
   for (int dtype : kDtypes)
-    for (const auto& [n_head, n_kv_head, row] : {std::tuple<int, int, Row>{2, 2, 48}, {20, 1, 48}, {6, 2, 48},
-                                                {20, 1, {80, 80, 0, 64, 64}}, {6, 2, {64, 48, 16, 48}}}) {
+    for (const auto& [n_head, n_kv_head, row] : {std::tuple<int, int, Row>{2, 2, 48},
+                                                 {20, 1, 48},
+                                                 {6, 2, 48},
+                                                 {20, 1, {80, 80, 0, 64, 64}},
+                                                 {6, 2, {64, 48, 16, 48}}}) {
       Problem all = random_problem(n_head, n_kv_head, row, 80, 0, 80, dtype, false, 11);
       Result prefill = run(all, isa);
       ptrdiff_t n_in = n_head * row.key_dim, n_out = n_head * row.value_dim;
@@ -153,7 +157,8 @@ void check_nan(int isa) {
             float x = r.out[(size_t(t) * size_t(n_head) + size_t(h)) * 32];
             bool sees = h >= n_head / 2 && depth + t >= at;
             // An infinite key gives an infinite score: NaN, or on -inf no weight. Only NaN is certain to show.
-            if (!sees) CHECK(!std::isnan(x), "token %d head %d, %s, %s", t, h, edgeqkv_attention_isa_name(isa), p.name().c_str());
+            if (!sees)
+              CHECK(!std::isnan(x), "token %d head %d, %s, %s", t, h, edgeqkv_attention_isa_name(isa), p.name().c_str());
             if (sees && (std::isnan(bad) || dtype == EDGEQKV_INT8))
               CHECK(std::isnan(x), "token %d head %d, %s, %s", t, h, edgeqkv_attention_isa_name(isa), p.name().c_str());
           }
@@ -223,8 +228,8 @@ void check_extremes(int isa) {
       std::vector<double> ref = reference(p, true).out;
       r = run(p, isa);
       for (size_t i = 0; i < ref.size(); i++)
-        CHECK(std::fabs(r.out[i] - ref[i]) <= 112 * std::ldexp(1.0, -149), "%g, want %g, denormals, %s, %s", r.out[i], ref[i], path,
-              p.name().c_str());
+        CHECK(std::fabs(r.out[i] - ref[i]) <= 112 * std::ldexp(1.0, -149), "%g, want %g, denormals, %s, %s", r.out[i], ref[i],
+              path, p.name().c_str());
 
       p = make(0);
       for (float x : run(p, isa).out) CHECK(x == 0, "%g, zeros, %s, %s", x, path, p.name().c_str());

@@ -136,7 +136,7 @@ int main() {
   for (int n_token : {2, 19})
     for (int n_out : {1, 7, 15, 17, 33, 65}) check(random_linear(2, 64, n_out, n_token));
   for (int n_token : {2, 40}) {
-    check(random_linear(1, 1200, 20, n_token));  // wider than one integer sum
+    check(random_linear(1, 1200, 20, n_token));   // wider than one integer sum
     check(random_linear(16, 128, 512, n_token));  // MLA: W_K, then W_V
     check(random_linear(16, 512, 128, n_token));
   }

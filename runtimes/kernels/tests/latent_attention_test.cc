@@ -58,7 +58,8 @@ edgeqkv_latent_attention_args args_of(const Latent& l, Memory& m, int isa, int f
   m.scale.resize(2 * capacity, NAN);
   m.out.assign(size_t(l.n_token * l.n_head * l.value), NAN);
   edgeqkv_latent_attention_args a = {};
-  a.size = sizeof a, a.n_head = l.n_head, a.nope_dim = l.nope, a.rope_dim = l.rope, a.latent_dim = l.latent, a.value_dim = l.value;
+  a.size = sizeof a, a.n_head = l.n_head, a.nope_dim = l.nope, a.rope_dim = l.rope, a.latent_dim = l.latent,
+  a.value_dim = l.value;
   a.scale_split = l.split ? l.latent : 0, a.capacity = int32_t(capacity), a.position = l.depth, a.n_token = l.n_token;
   a.dtype = l.dtype, a.isa = isa, a.form = form;
   a.q_nope = l.q_nope.data(), a.q_rope = l.q_rope.data(), a.row = l.rows.data() + size_t(l.depth * l.row_dim());
@@ -82,7 +83,8 @@ std::vector<double> stored_rows(const Latent& l) {
 
 std::vector<double> reference(const Latent& l) {
   const std::vector<double> rows = stored_rows(l);
-  std::vector<double> out(size_t(l.n_token * l.n_head * l.value)), k(size_t(l.nope)), v(size_t(l.n_row() * l.value)), score(size_t(l.n_row()));
+  std::vector<double> out(size_t(l.n_token * l.n_head * l.value)), k(size_t(l.nope)), v(size_t(l.n_row() * l.value)),
+      score(size_t(l.n_row()));
   for (int h = 0; h < l.n_head; h++)
     for (int t = 0; t < l.n_token; t++) {
       double top = -INFINITY, sum = 0;
@@ -146,8 +148,8 @@ void check(const Latent& l) {
           double largest = 0;
           for (size_t i = first; i < first + size_t(l.value); i++) largest = std::max(largest, std::fabs(want[i]));
           for (size_t i = first; i < first + size_t(l.value); i++)
-            CHECK(std::fabs(m.out[i] - want[i]) <= 2e-3 * largest, "%g, want %g, largest %g, form %d, %s, %d threads, %s", m.out[i], want[i],
-                  largest, form, path, threads, l.name().c_str());
+            CHECK(std::fabs(m.out[i] - want[i]) <= 2e-3 * largest, "%g, want %g, largest %g, form %d, %s, %d threads, %s",
+                  m.out[i], want[i], largest, form, path, threads, l.name().c_str());
         }
       }
 }
@@ -222,7 +224,7 @@ int main() {
   for (int dtype : {EDGEQKV_FP32, EDGEQKV_FP16, EDGEQKV_INT8}) {
     check(random_latent(3, 16, 8, 32, 24, 0, 5, dtype, false));
     check(random_latent(5, 32, 16, 48, 16, 7, 41, dtype, true));
-    check(random_latent(2, 64, 32, 256, 64, 20, 1, dtype, true));  // MiniCPM3's widths
+    check(random_latent(2, 64, 32, 256, 64, 20, 1, dtype, true));    // MiniCPM3's widths
     check(random_latent(1, 128, 64, 512, 128, 9, 33, dtype, true));  // Youtu's
   }
   check(random_latent(2, 16, 1024, 16, 1024, 2100, 2, EDGEQKV_FP32, false));  // K and V of one head at a time

@@ -18,13 +18,13 @@
 
 inline int failures = 0;
 
-#define CHECK(condition, ...)                                    \
-  do {                                                           \
-    if (!(condition) && ++failures <= 20) {                      \
+#define CHECK(condition, ...)                                     \
+  do {                                                            \
+    if (!(condition) && ++failures <= 20) {                       \
       std::printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-      std::printf(__VA_ARGS__);                                  \
-      std::printf("\n");                                         \
-    }                                                            \
+      std::printf(__VA_ARGS__);                                   \
+      std::printf("\n");                                          \
+    }                                                             \
   } while (0)
 
 // A row of the cache and its slices, as the header has them; of one number, where all of it is the key and the value.
@@ -51,14 +51,15 @@ struct Problem {
   Row row;
   int capacity, depth, n_token, dtype;
   bool separate_v;
-  float scale;                // of the scores, as the caller gives it
+  float scale;                 // of the scores, as the caller gives it
   std::vector<float> q, k, v;  // [n_token, n_head, key_dim], [depth + n_token, n_kv_head, row_dim], the same of value_dim
 
   std::string name() const {
     const char* dtypes[] = {"fp32", "fp16", "int8"};
     char text[200];
-    std::snprintf(text, sizeof text, "%d/%d heads x %d, key %d, value %d + %d, split %d, capacity %d, depth %d + %d tokens, %s%s",
-                  n_head, n_kv_head, row.row_dim, row.key_dim, row.value_start, row.value_dim, row.scale_split, capacity, depth,
+    std::snprintf(text, sizeof text,
+                  "%d/%d heads x %d, key %d, value %d + %d, split %d, capacity %d, depth %d + %d tokens, %s%s", n_head,
+                  n_kv_head, row.row_dim, row.key_dim, row.value_start, row.value_dim, row.scale_split, capacity, depth,
                   n_token, dtypes[dtype], separate_v ? ", k and v" : "");
     return text;
   }
@@ -150,7 +151,7 @@ inline uint16_t fp16_bits(double x) {
   int exponent;
   double mantissa = std::fabs(std::frexp(x, &exponent));  // in 0.5 .. 1
   unsigned magnitude = exponent < -13 || x == 0 ? unsigned(std::ldexp(std::fabs(x), 24))
-                                      : unsigned(exponent + 14) << 10 | (unsigned(std::ldexp(mantissa, 11)) & 1023u);
+                                                : unsigned(exponent + 14) << 10 | (unsigned(std::ldexp(mantissa, 11)) & 1023u);
   return uint16_t((std::signbit(x) ? 0x8000u : 0u) | magnitude);
 }
 
