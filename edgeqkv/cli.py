@@ -19,6 +19,7 @@ from edgeqkv.generate_cli import chat, generate
 from edgeqkv.progress import note
 from edgeqkv.report.cli import report
 from edgeqkv.training.cli import perplexity, study, train
+from edgeqkv.training.convert_cli import convert
 
 if TYPE_CHECKING:
     from edgeqkv.config import Row, Slice
@@ -340,6 +341,7 @@ app.command()(bench)
 app.command()(devices)
 app.command()(report)
 app.command()(train)
+app.command()(convert)
 app.command()(study)
 app.command()(perplexity)
 app.command()(demo)
@@ -364,6 +366,12 @@ def main() -> None:
             raise
         note(str(error))
         raise SystemExit(error.exit_code) from None
+    except (OSError, MemoryError) as error:  # of the machine, not of ours
+        if "--debug" in sys.argv:
+            raise
+        named = f"{str(error.filename)[:200]}: " if isinstance(error, OSError) and error.filename else ""
+        note(named + ((error.strerror if isinstance(error, OSError) else "") or str(error) or "there is not enough memory"))
+        raise SystemExit(EdgeQKVError.exit_code) from None
     except Exception as error:
         if "--debug" in sys.argv:
             raise

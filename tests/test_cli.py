@@ -181,6 +181,24 @@ def test_a_fault_of_ours_is_no_traceback(cli, bundle, monkeypatch):
     assert "a fault of ours, please report it: ZeroDivisionError" in one_sentence(outcome)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(36, "File name too long", "x" * 300), f"edgeqkv: {'x' * 200}: File name too long"),
+        (OSError(28, "No space left on device"), "edgeqkv: No space left on device"),
+        (OSError("4096 requested and 2944 written"), "edgeqkv: 4096 requested and 2944 written"),
+        (MemoryError(), "edgeqkv: there is not enough memory"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_sentence_too(cli, monkeypatch, error, said):
+    def refused():
+        raise error
+
+    monkeypatch.setattr("edgeqkv.cli.app", refused)
+    outcome = cli("inspect", "x")
+    assert (outcome.code, one_sentence(outcome)) == (2, said)
+
+
 def test_a_prompt_that_is_no_text(cli, text_bundle):
     assert "the prompt is not UTF-8 text" in one_sentence(cli("generate", text_bundle, "--prompt", "\udcff"))
 

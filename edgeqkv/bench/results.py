@@ -16,28 +16,37 @@ def json_line(record: Record | Failure) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a results file that cannot be appended to: before minutes of measuring, not after."""
+    """Refuse a results file that cannot be appended to, or that is another file: before minutes of measuring, not after."""
     if not path.resolve().parent.is_dir():
         raise EdgeQKVError(f"cannot write {path}: the folder {path.parent} does not exist")
     new = not path.exists()
     try:
-        path.open("ab").close()
+        with path.open("a+b") as file:
+            file.seek(0)
+            begins = file.read(1)
         if new:
             path.unlink()
     except OSError as error:
         raise EdgeQKVError(f"cannot write {path}: {error.strerror}") from error
+    if begins not in (b"", b"{"):
+        raise EdgeQKVError(f"{path} holds something else than records, to which it would be appended; name another file")
 
 
 def append(path: Path, records: Iterable[Record | Failure]) -> None:
-    lines = "".join(json_line(record) + "\n" for record in records)
+    left = "".join(json_line(record) + "\n" for record in records).encode()
     try:
-        with path.open("a+b") as file:
+        with path.open("a+b", buffering=0) as file:
             file.seek(0)
-            held = file.read()
-            file.truncate(held.rfind(b"\n") + 1)  # what a killed program left of its last line
-            file.write(lines.encode())
+            whole = file.read().rfind(b"\n") + 1
+            file.truncate(whole)  # what a killed program left of its last line
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(whole)
+                raise
     except OSError as error:
-        raise EdgeQKVError(f"cannot write {path}: {error.strerror}") from error
+        raise EdgeQKVError(f"cannot write {path}: {error.strerror}; the records before are kept") from error
 
 
 def read_results(paths: Sequence[Path]) -> tuple[list[Record], list[Failure]]:
