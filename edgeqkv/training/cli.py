@@ -42,7 +42,7 @@ def train(
     from edgeqkv.training.job import new_job, tuning_job
     from edgeqkv.training.recipe import read_recipe
 
-    _use_threads(threads)
+    use_threads(threads)
     named = read_recipe(recipe)
     refuse_to_replace(out)
     if source is None:
@@ -51,7 +51,7 @@ def train(
         raise EdgeQKVError("--from takes variant and positions from the model; leave out --variant and --positions")
     else:
         job = tuning_job(named, text, held_out, source, seed, every)
-    _run(job, out)
+    run_job(job, out)
 
 
 def study(
@@ -72,12 +72,12 @@ def study(
     if (text is None) != (held_out is None):
         raise EdgeQKVError("to train, give both --text and --held-out; to print what is there, neither")
     if text is not None and held_out is not None:
-        _use_threads(threads)
+        use_threads(threads)
         named = read_recipe(recipe)
         learned, judged = text, held_out
 
         def train_one(planned: "Planned", out: Path) -> None:
-            _run(new_job(named, learned, judged, planned.variant, planned.positions, planned.seed, every), out)
+            run_job(new_job(named, learned, judged, planned.variant, planned.positions, planned.seed, every), out)
 
         folder.mkdir(parents=True, exist_ok=True)
         run_study(named, folder, train_one, note)
@@ -96,7 +96,7 @@ def perplexity(
     from edgeqkv.tables import table
     from edgeqkv.training.judge import judged
 
-    _use_threads(threads)
+    use_threads(threads)
     found = judged(model, text, width)
     if as_json:
         print(to_json(found), end="")
@@ -110,7 +110,7 @@ def perplexity(
     print(table(names, [["perplexity", *(f"{s.perplexity:.2f}" for s in found.by_position)]]))
 
 
-def _run(job: "Job", out: Path) -> None:
+def run_job(job: "Job", out: Path) -> None:
     import torch
 
     from edgeqkv.progress import note
@@ -141,7 +141,7 @@ def _positions(name: str | None) -> "Positions":
     return cast("Positions", name or "learned")
 
 
-def _use_threads(threads: int | None) -> None:
+def use_threads(threads: int | None) -> None:
     from edgeqkv.errors import require
     from edgeqkv.limits import check_threads
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edgeqkv.config import ModelConfig, with_variant
 from edgeqkv.errors import EdgeQKVError
+from edgeqkv.model_folder import Model
 from edgeqkv.parameters import initial_std, parameter_shapes
 from edgeqkv.sources import load_model
 from edgeqkv.text import Text, load_tokenizer
@@ -24,8 +25,8 @@ from edgeqkv.training.recipe import Named, Positions, Recipe, base_config, with_
 
 @dataclass(frozen=True)
 class Job:
-    """``width`` tokens are in a window. ``first`` gives the weights to begin with, ``source`` is the sha256 of theirs, or None
-    where they are random."""
+    """``width`` tokens are in a window. ``first`` gives the weights to begin with, ``source`` is the sha256 of the file they
+    are from, or None where they are random. With a ``teacher`` the model learns its probabilities in place of the text."""
 
     name: str
     recipe: Recipe
@@ -37,6 +38,7 @@ class Job:
     held_out: Stream
     first: Mapping[str, np.ndarray] | None
     source: str | None
+    teacher: Model | None = None
 
 
 def new_job(
@@ -65,6 +67,21 @@ def tuning_job(named: Named, text: Path, held_out: Path, source: Path, seed: int
     texts = _training_texts(recipe, text, every)
     streams = token_stream(tokenizer, end, texts), token_stream(tokenizer, end, read_texts(held_out))
     job = Job(named.name, recipe, model.config, width, content, model.text, *streams, model.weights, model.sha256)
+    return _checked(job, text)
+
+
+def healing_job(named: Named, text: Path, held_out: Path, student: Model, teacher: Model, start: str, where: Path) -> Job:
+    """``student`` is ``teacher`` after :func:`edgeqkv.training.convert.converted`; ``where`` is the teacher's place."""
+    end, content = end_token(teacher, where), teacher.tokenizer or ""
+    tokenizer, width = (
+        load_tokenizer(content, str(where)),
+        min(teacher.config.n_positions, base_config(named.recipe).n_positions),
+    )
+    texts = _training_texts(named.recipe, text, every=False)
+    streams = token_stream(tokenizer, end, texts), token_stream(tokenizer, end, read_texts(held_out))
+    source = f"{teacher.sha256} by {start}"
+    first = student.weights
+    job = Job(named.name, named.recipe, student.config, width, content, teacher.text, *streams, first, source, teacher)
     return _checked(job, text)
 
 

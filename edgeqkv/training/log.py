@@ -38,8 +38,9 @@ class Start(Strict, frozen=True, tag="start", tag_field="kind"):
 
 
 class Step(Strict, frozen=True, tag="step", tag_field="kind"):
-    """After so many steps: the mean training loss since the last such line, and the loss on the first windows of the held-out
-    text, in nats a token. ``seconds`` have passed since the last line, pauses of the process among them."""
+    """After so many steps: the mean training loss since the last such line (with a teacher: the divergence from it), and the
+    loss on the first windows of the held-out text, both in nats a token. ``seconds`` have passed since the last line, pauses of
+    the process among them."""
 
     step: int
     loss: float

@@ -17,7 +17,7 @@ from edgeqkv.errors import CheckFailed, EdgeQKVError
 from edgeqkv.parameters import parameter_count
 from edgeqkv.training.job import Job, batch_at, first_weights, identity
 from edgeqkv.training.log import Log, Start, Step
-from edgeqkv.training.loss import held_out, losses, losses_by_position, windows
+from edgeqkv.training.loss import divergences, held_out, losses, losses_by_position, windows
 
 GLIMPSE = 24  # windows of the held-out text that are looked at on the way
 
@@ -27,6 +27,11 @@ def train(job: Job, progress: Path, device: str, say: Callable[[str], None]) -> 
     Where it exists the run goes on from it, and on one thread it ends with the same weights bit for bit."""
     recipe, config = job.recipe, job.config
     weights = first_weights(job, device)
+    taught = (
+        {}
+        if job.teacher is None
+        else {n: torch.from_numpy(w.astype(np.float32)).to(device) for n, w in job.teacher.weights.items()}
+    )
     groups = [
         {"params": [w for w in weights.values() if w.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [w for w in weights.values() if w.ndim == 1], "weight_decay": 0.0},
@@ -41,7 +46,7 @@ def train(job: Job, progress: Path, device: str, say: Callable[[str], None]) -> 
     for step in range(begin, recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate(step)
-        recent.append(_step(job, weights, optimiser, batch_at(job, step).to(device)))
+        recent.append(_step(job, weights, taught, optimiser, batch_at(job, step).to(device)))
         if (step + 1) % recipe.save_every and step + 1 < recipe.steps:
             continue
         nats, seconds = float(losses_by_position(config, weights, glimpse).mean()), time.monotonic() - since
@@ -58,12 +63,18 @@ def train(job: Job, progress: Path, device: str, say: Callable[[str], None]) -> 
     return {name: w.cpu().numpy() for name, w in stored.items()}, Log(_start(job, device), tuple(steps), end)
 
 
-def _step(job: Job, weights: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, ids: Tensor) -> float:
+def _step(
+    job: Job, weights: Mapping[str, Tensor], taught: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, ids: Tensor
+) -> float:
     """One step of the optimiser; the mean loss before it."""
     recipe, total = job.recipe, 0.0
     optimiser.zero_grad()
     for part in torch.split(ids, recipe.at_once or recipe.batch):
-        loss = losses(job.config, weights, part, recipe.precision).sum() / (len(ids) * job.width)
+        if job.teacher is None:
+            nats = losses(job.config, weights, part, recipe.precision)
+        else:
+            nats = divergences(job.config, weights, job.teacher.config, taught, part, recipe.precision)
+        loss = nats.sum() / (len(ids) * job.width)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(list(weights.values()), recipe.clip)

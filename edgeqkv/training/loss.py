@@ -24,6 +24,23 @@ def losses(config: ModelConfig, weights: Mapping[str, Tensor], ids: Tensor, prec
     return F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
 
 
+def divergences(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    teacher: ModelConfig,
+    taught: Mapping[str, Tensor],
+    ids: Tensor,
+    precision: str,
+) -> Tensor:
+    """KL(teacher || student) at each token but the last, in nats, [B, T] (Hinton et al., arXiv 1503.02531)."""
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with torch.no_grad():
+            wanted = decoder(EagerVerbs(teacher, taught), teacher, ids[:, :-1], every_position=True).float().log_softmax(-1)
+        logits = decoder(EagerVerbs(config, weights), config, ids[:, :-1], every_position=True).float().log_softmax(-1)
+    known = slice(0, config.token_count)  # what lies beyond has probability 0 in both
+    return F.kl_div(logits[..., known], wanted[..., known], reduction="none", log_target=True).sum(-1)
+
+
 def windows(ids: np.ndarray, width: int, most: int | None = None) -> Tensor:
     """[N, width + 1]: windows laid end to end, each with the token behind it. What does not fill one is left out."""
     count = (len(ids) - 1) // width

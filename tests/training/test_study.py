@@ -35,8 +35,8 @@ def test_learning_rate_warms_up_and_falls_in_each_leg():
 
 
 def test_the_shipped_recipes_are_what_the_documentation_says():
-    assert known_recipes() == ["paper-300m", "study", "tales"]
-    paper, study, tales = (read_recipe(name).recipe for name in known_recipes())
+    assert known_recipes() == ["heal", "paper-300m", "study", "tales"]
+    paper, study, tales = (read_recipe(name).recipe for name in ("paper-300m", "study", "tales"))
     assert (paper.betas, paper.weight_decay, paper.clip, paper.warmup) == ((0.9, 0.95), 0.1, 1.0, 500)
     assert paper.steps * paper.batch * 2048 == pytest.approx(10e9, rel=1e-4)
     assert tales.steps * tales.batch * 512 == 10_240_000

@@ -188,7 +188,7 @@ def test_a_wrong_text_is_refused_in_a_sentence(cli, given, tmp_path):
         refused = cli(*given(text=text))
         assert reason in one_sentence(refused)
         assert refused.code == 2
-    assert "unknown recipe 'stories'; known are paper-300m, study, tales" in one_sentence(cli(*given(recipe="stories")))
+    assert "unknown recipe 'stories'; known are heal, paper-300m, study, tales" in one_sentence(cli(*given(recipe="stories")))
     assert "--positions 'turned'" in one_sentence(cli(*given("m", "--positions", "turned")))
 
 
