@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edgeqkv.training.job import Job
     from edgeqkv.training.recipe import Planned, Positions
 
-Recipe = Annotated[str, typer.Argument(help="tales, study, paper-300m, or a .toml file of your own.")]
+Recipe = Annotated[str, typer.Argument(help="tales, study, heal, paper-300m, or a .toml file of your own.")]
 Every = Annotated[bool, typer.Option("--every", help="Train on every text of --text, not on the titles of the recipe alone.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; with 1 a second run gives the same weights bit for bit.")]
 

@@ -15,8 +15,9 @@ def convert(
     to: Annotated[str, typer.Option(help="Q-K=V, Q-GQA-g or Q-MQA.")],
     out: Annotated[Path, typer.Option("--out", help="Model folder to write; beside it, OUT.progress as long as it heals.")],
     start: Annotated[
-        str, typer.Option(help="What healing begins from: fit, factor or mean; by default fit, and mean where that cannot be.")
-    ] = "",
+        str | None,
+        typer.Option(help="What healing begins from: fit, factor or mean; by default fit, and mean where that cannot be."),
+    ] = None,
     calibration: Annotated[Path | None, typer.Option(help="Text for --start fit, instead of the built-in sample.")] = None,
     text: Annotated[
         Path | None, typer.Option(help="Text to heal on, by distillation from MODEL; without it, no healing.")
@@ -37,7 +38,7 @@ def convert(
     use_threads(threads)
     if (text is None) != (held_out is None):
         raise EdgeQKVError("to heal, give both --text and --held-out; to convert alone, neither")
-    if start and start not in get_args(Start):
+    if start is not None and start not in get_args(Start):
         raise EdgeQKVError(f"--start {start!r} is not one of {', '.join(get_args(Start))}")
     refuse_to_replace(out)
     teacher = load_model(model)
