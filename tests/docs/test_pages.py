@@ -31,7 +31,7 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 @pytest.fixture
 def folder(tmp_path, request):
     """What a reader has: the repository's folders, a checkpoint and a Hugging Face folder where the page speaks of one."""
-    for name in ("models", "examples", "runtimes", "tests"):
+    for name in ("models", "examples", "runtimes", "tests", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     text = request.getfixturevalue("page").read_text()
     if "```diff" in text:  # the page changes the sources: a copy, in place of the installed ones
