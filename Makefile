@@ -37,10 +37,10 @@ help:
 	@echo "make lint             ruff, mypy and clang-format"
 	@echo "make format           let ruff and clang-format format the code"
 	@echo "make check-ort-api    our declarations of ONNX Runtime's C API against the official header (fetched with npm)"
-	@echo "make bench            the 300M geometry with random weights: memory and speed, QKV against K-only, on each engine"
+	@echo "make bench            the 300M geometry with random weights: memory, speed, and share of the read bandwidth, on each engine"
 	@echo "make bench-prefill    the same bundles: prompts of 512 tokens"
 	@echo "make bench-executorch the same on ExecuTorch, against QKV with ExecuTorch's own attention"
-	@echo "make bench-8k         decoding with 8192 positions"
+	@echo "make bench-8k         the same with 8192 positions"
 	@echo "make bench-mla        Youtu-LLM's and MiniCPM3's latent attention: one cached row against K and V of every head"
 	@echo "make bench-sessions   saving, restoring and forking a session against prefilling it again"
 	@echo "make bench-memory     what the memory of a process consists of, for each engine"
@@ -210,10 +210,11 @@ bench-8k: setup
 		IFS=: read name title cache <<< $$variant; \
 		model=$(BENCH)/models/$$name-8k; \
 		test -d $$model || $(BIN)/edgeqkv new paper-300m-8k --variant $$title --out $$model || exit; \
-		$(BIN)/edgeqkv export $$model --out $(BENCH)/$$name-8k-$$cache --cache $$cache || exit; \
+		out=$(BENCH)/$$name-8k-$$cache; \
+		test -d $$out || $(BIN)/edgeqkv export $$model --out $$out --cache $$cache --target onnx --target executorch || exit; \
 	done
-	$(BIN)/edgeqkv bench $(BENCH)/qkv-8k-fp32 $(BENCH)/q-kv-8k-int8 $(BENCH)/q-mqa-8k-int8 --kernels stock,fused \
-		--depths 16,2000,8000 --prompt 64 --threads 2 --results $(BENCH)/results.jsonl
+	$(BIN)/edgeqkv bench $(BENCH)/qkv-8k-fp32 $(BENCH)/q-kv-8k-int8 $(BENCH)/q-mqa-8k-int8 --runtimes onnx,executorch \
+		--kernels stock,fused --depths 16,2000,8000 --prompt 64 --threads 2 --results $(BENCH)/results.jsonl
 
 # Random weights at the full width of two published models, with so many of their layers (32 and 62): what a layer costs is what is
 # asked. Rows are zeros, since filling 32,000 positions would take hours; a run of 512 tokens is prefilled in full.
