@@ -29,7 +29,7 @@ def _items(body: str) -> list[str]:
             comment = "\n".join(lines[i : stop + 1]).removeprefix("/*").removesuffix("*/")
             i = stop + 1
         elif line.startswith(("EDGEQKV_EXPORT", "typedef", "enum")):
-            block = "{" in line
+            block = "{" in line and not line.endswith("};")
             stop = next(n for n in range(i, len(lines)) if (lines[n].startswith("}") if block else lines[n].endswith(";")))
             code = "\n".join(lines[i : stop + 1])
             if name := _name(code):
