@@ -79,7 +79,7 @@ def study(
         def train_one(planned: "Planned", out: Path) -> None:
             run_job(new_job(named, learned, judged, planned.variant, planned.positions, planned.seed, every), out)
 
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         run_study(named, folder, train_one, note)
     print(study_tables(read_study(folder)))
 
@@ -118,7 +118,7 @@ def run_job(job: "Job", out: Path) -> None:
     from edgeqkv.training.loop import train
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _make(out.parent)
     progress = out.with_name(f"{out.name}.progress")
     note(f"{out.name}: {job.config.variant}, {len(job.train.ids):,} tokens of text, on {device}")
     try:
@@ -131,6 +131,14 @@ def run_job(job: "Job", out: Path) -> None:
     print(
         f"{out}: {job.config.variant}, held-out perplexity {log.end.perplexity:.2f}, {log.end.bits_per_byte:.3f} bits per byte"
     )
+
+
+def _make(folder: Path) -> None:
+    """Now, rather than after hours of training."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeQKVError(f"cannot write to {folder}: {error.strerror}; name another folder") from error
 
 
 def _positions(name: str | None) -> "Positions":

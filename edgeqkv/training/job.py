@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import to_builtins
 from msgspec.structs import replace
 from torch import Tensor
 
@@ -128,8 +129,6 @@ def batch_at(job: Job, step: int) -> Tensor:
 
 def identity(job: Job) -> dict[str, Any]:
     """What decides the weights that come out; a progress file belongs to a run with the same."""
-    from msgspec import to_builtins
-
     recipe = to_builtins(replace(job.recipe, runs=(), titles=(), save_every=1))
     config = to_builtins(job.config)
     return {"recipe": recipe, "model": config, "text": job.train.sha256, "source": job.source, "width": job.width}

@@ -189,6 +189,7 @@ def test_a_wrong_text_is_refused_in_a_sentence(cli, given, tmp_path):
         assert reason in one_sentence(refused)
         assert refused.code == 2
     assert "unknown recipe 'stories'; known are heal, paper-300m, study, tales" in one_sentence(cli(*given(recipe="stories")))
+    assert "cannot write to" in one_sentence(cli(*given("text.txt/inside/m")))
     assert "--positions 'turned'" in one_sentence(cli(*given("m", "--positions", "turned")))
 
 
