@@ -22,7 +22,7 @@ struct Append {
       F largest = V::set1(0), poison = V::set1(0);
       for (int d = 0; d < n; d += W) {
         F y = V::load(x + d);
-        largest = V::max(largest, V::abs(y));
+        largest = V::max(V::abs(y), largest);
         poison = V::add(poison, V::sub(y, y));  // 0 while all is finite, then NaN
       }
       float lanes[W];

@@ -34,10 +34,9 @@ struct NeonBase {
   static F mul(F a, F b) { return {vmulq_f32(a.lo, b.lo), vmulq_f32(a.hi, b.hi)}; }
   static F div(F a, F b) { return {vdivq_f32(a.lo, b.lo), vdivq_f32(a.hi, b.hi)}; }
   static F fma(F a, F b, F c) { return {vfmaq_f32(c.lo, a.lo, b.lo), vfmaq_f32(c.hi, a.hi, b.hi)}; }
-  // FMAX would return NaN where the kernel wants b; a comparison with NaN is false and selects b.
-  static F max(F a, F b) {
-    return {vbslq_f32(vcgtq_f32(a.lo, b.lo), a.lo, b.lo), vbslq_f32(vcgtq_f32(a.hi, b.hi), a.hi, b.hi)};
-  }
+  // FMAXNM returns the other one in place of a NaN, FMAX the NaN.
+  static F max(F a, F b) { return {vmaxnmq_f32(a.lo, b.lo), vmaxnmq_f32(a.hi, b.hi)}; }
+  static F at_least(F x, F low) { return {vmaxq_f32(x.lo, low.lo), vmaxq_f32(x.hi, low.hi)}; }
   static F abs(F a) { return {vabsq_f32(a.lo), vabsq_f32(a.hi)}; }
   static F round(F a) { return {vrndnq_f32(a.lo), vrndnq_f32(a.hi)}; }
   static float32x4_t pow2(float32x4_t n) {

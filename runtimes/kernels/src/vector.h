@@ -3,7 +3,8 @@
 // V holds V::W floats and offers: load(const float* | const uint16_t* fp16 | const int8_t*) -> F, store, store_fp16, set1,
 // add, sub, mul, div, fma(a, b, c) = a * b + c, max, abs, round (half to even), pow2 (2^n of an integral n >= -127, with
 // 2^-127 taken as 0), sums(F[W]) -> F whose lane i is the sum of its i-th argument, and the block shapes kRows, kAccRows,
-// kAccVecs that fit its registers. max(a, b) is b when either is NaN. V also has the sums over int8 rows in integers:
+// kAccVecs that fit its registers. max(a, b) is b when a is NaN, and not asked for when b is; at_least(x, low) is the larger one,
+// and NaN when x is. V also has the sums over int8 rows in integers:
 //   store_words(int16_t*, F)                rounds to 16-bit integers
 //   pack(integers, dim, packed)             lays out a query of 16-bit integers
 //   dot_rows(packed, k, stride, dim) -> F   lane i = query . k[i] for W rows
@@ -44,7 +45,7 @@ constexpr int kBlockKeys = 64;  // cached rows of one block: they stay in L1 bet
 // 2^x for x <= 0. Polynomial of Cephes' exp2f on [-0.5, 0.5], relative error below 2e-7; below 2^-126.5 it is 0.
 template <class V>
 typename V::F exp2(typename V::F x) {
-  x = V::max(V::set1(-127.0f), x);
+  x = V::at_least(x, V::set1(-127.0f));
   typename V::F n = V::round(x), f = V::sub(x, n);
   typename V::F p = V::set1(1.535336188319500e-4f);
   p = V::fma(p, f, V::set1(1.339887440266574e-3f));
