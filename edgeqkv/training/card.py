@@ -1,16 +1,17 @@
 """What is written beside the weights of a trained model: its card, its loss curve, its log."""
 
-import io
 import platform
 from pathlib import Path
 
 import numpy as np
 
-from edgeqkv.errors import require
 from edgeqkv.model_folder import Model, write_model
+from edgeqkv.report.drawing import Axis, Series, lines
+from edgeqkv.report.page import svg
 from edgeqkv.training.job import Job
 from edgeqkv.training.log import LOG, Log, log_text
 
+WIDTH = 920.0
 ROWS = 10  # of the card's table of losses
 
 
@@ -22,19 +23,17 @@ def write_trained(out: Path, job: Job, weights: dict[str, np.ndarray], log: Log)
 
 def loss_picture(log: Log) -> bytes:
     """An SVG."""
-    require("matplotlib", "train")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([s.step for s in log.steps], [s.loss for s in log.steps], label="training")
-    axes.plot([s.step for s in log.steps], [s.held_out for s in log.steps], label="held out (first windows)")
-    axes.set(xlabel="step", ylabel="loss, nats per token", title=f"{log.start.variant}: loss")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="svg", metadata={"Date": None})
-    return picture.getvalue()
+    drawn = {
+        "training": [(s.step, s.loss) for s in log.steps],
+        "held out, first windows": [(s.step, s.held_out) for s in log.steps],
+    }
+    series = [
+        Series(name, i, tuple((float(x), y, f"{y:.3f} after step {x}") for x, y in points))
+        for i, (name, points) in enumerate(drawn.items())
+    ]
+    low = 0.9 * min(y for points in drawn.values() for _, y in points)
+    title = f"{log.start.variant}: loss"
+    return svg(lines(title, series, Axis("step"), Axis("nats a token", low=low), WIDTH)).encode()
 
 
 def card(job: Job, log: Log) -> str:

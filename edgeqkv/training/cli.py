@@ -38,11 +38,11 @@ def train(
     threads: Threads = None,
 ) -> None:
     """Train a model by a recipe, on a GPU where there is one. Given again after a kill, the command goes on."""
+    use_threads(threads)
     from edgeqkv.atomic import refuse_to_replace
     from edgeqkv.training.job import new_job, tuning_job
     from edgeqkv.training.recipe import read_recipe
 
-    use_threads(threads)
     named = read_recipe(recipe)
     refuse_to_replace(out)
     if source is None:
@@ -65,7 +65,6 @@ def study(
     """Print perplexity by variant, from the logs in FOLDER. With --text and --held-out, train the runs of the recipe that have
     none first; given again after a kill, the command goes on."""
     from edgeqkv.progress import note
-    from edgeqkv.training.job import new_job
     from edgeqkv.training.recipe import read_recipe
     from edgeqkv.training.study import read_study, run_study, study_tables
 
@@ -73,6 +72,8 @@ def study(
         raise EdgeQKVError("to train, give both --text and --held-out; to print what is there, neither")
     if text is not None and held_out is not None:
         use_threads(threads)
+        from edgeqkv.training.job import new_job
+
         named = read_recipe(recipe)
         learned, judged = text, held_out
 
@@ -92,11 +93,11 @@ def perplexity(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Print the perplexity of a model on a text, as a whole and by position in the context; fp32, in PyTorch."""
+    use_threads(threads)
     from edgeqkv.strict import to_json
     from edgeqkv.tables import table
     from edgeqkv.training.judge import judged
 
-    use_threads(threads)
     found = judged(model, text, width)
     if as_json:
         print(to_json(found), end="")
@@ -153,7 +154,7 @@ def use_threads(threads: int | None) -> None:
     from edgeqkv.errors import require
     from edgeqkv.limits import check_threads
 
-    torch = require("torch", "train")
+    torch = require("torch", "train")  # before any module that cannot do without it
     check_threads(threads)
     if threads is not None:
         torch.set_num_threads(threads)

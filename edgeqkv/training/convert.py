@@ -61,7 +61,7 @@ def converted(model: Model, to: str, start: Start, text: Path | None = None) -> 
     assert isinstance(target, SharedAttention)
     if start != "mean" and not can_be_fitted(config):
         raise EdgeQKVError(
-            f"--start {start} moves a matrix from the keys into the queries and a constant into the output's bias, and in this model "
+            f"--start {start} moves a matrix from the keys into the queries and a constant into the output's bias; here "
             "rotary positions or norms lie between, or there is no such bias; take --start mean"
         )
     watched = _watched(model, text) if start == "fit" else {}
@@ -77,7 +77,7 @@ def converted(model: Model, to: str, start: Start, text: Path | None = None) -> 
 
 
 def can_be_fitted(config: ModelConfig) -> bool:
-    """Whether nothing but products lies between the matrices of queries and keys, and the output has a bias for what is constant."""
+    """Whether nothing but products lies between the matrices of queries and keys, and the output has a bias for constants."""
     c = config.attention
     return isinstance(c, SharedAttention) and c.out_bias and not c.qk_norm and not isinstance(config.positions, Rotary)
 

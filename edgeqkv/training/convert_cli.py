@@ -27,15 +27,16 @@ def convert(
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
 ) -> None:
     """Give an ordinary model one cached tensor: replace its keys and values by one row, then heal it by distillation."""
+    from edgeqkv.training.cli import run_job, use_threads
+
+    use_threads(threads)
     from edgeqkv.atomic import refuse_to_replace
     from edgeqkv.model_folder import write_model
     from edgeqkv.sources import load_model
-    from edgeqkv.training.cli import run_job, use_threads
     from edgeqkv.training.convert import Start, can_be_fitted, converted
     from edgeqkv.training.job import healing_job
     from edgeqkv.training.recipe import read_recipe
 
-    use_threads(threads)
     if (text is None) != (held_out is None):
         raise EdgeQKVError("to heal, give both --text and --held-out; to convert alone, neither")
     if start is not None and start not in get_args(Start):

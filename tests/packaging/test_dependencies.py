@@ -80,7 +80,7 @@ def python_files(*folders):
     ("folders", "extra"),
     [
         (["edgeqkv", "export", "runtimes"], "all"),
-        (["models"], "train"),
+        (["edgeqkv/training"], "train"),
         (["tests", "packaging", "docs", "android_demo"], "dev"),
     ],
     ids=["the package", "training", "development"],
@@ -103,7 +103,10 @@ def test_what_is_imported_at_once_is_installed_always():
 
 
 # Modules that are imported only once their extra has been asked for.
-ALLOWED = {"edgeqkv/eager.py": {"torch"}}
+ALLOWED = {
+    "edgeqkv/eager.py": {"torch"},
+    **{f"edgeqkv/training/{name}.py": {"torch"} for name in ("convert", "job", "judge", "loop", "loss")},
+}
 
 
 def test_what_require_names_is_in_the_extra_that_it_names():

@@ -61,7 +61,7 @@ def test_the_loss_falls_and_the_folder_is_complete(cli, given, tmp_path):
     card = (tmp_path / "m/README.md").read_text()
     assert f"**held-out perplexity {log.end.perplexity:.2f}**" in card
     assert "*A Cat*" in card
-    assert (tmp_path / "m/loss.svg").read_bytes().lstrip().startswith(b"<?xml")
+    assert (tmp_path / "m/loss.svg").read_text().lstrip().startswith("<svg")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["held.txt", "m", "text.txt", "toy.toml"]
 
 
