@@ -7,7 +7,7 @@
 //
 // What it asks of V beside vector.h: integers I with zero, set1_integer, load_integers, times_256, sub_integers, to_float, and
 //   dot(sum, x, y)                 the operation; signed lanes x by groups y
-//   dot_keys(sum, x, y)            the same where the lanes are keys
+//   dot_keys(sum, x, y)            the same where x are cached bytes plus kKeyOffset (key_quads.h)
 //   kTileKeys, kTileVecs           keys and vectors of channels at once, as many as the registers hold sums of
 //   kKeyOffset, key_groups         where a block of keys can be read as groups, all of them plus kKeyOffset
 //   split(integers, n, high, low)  the digits of a query
@@ -34,10 +34,8 @@ struct Groups {
   ptrdiff_t row, step, digit;
 };
 
-enum class KeysAre { kGroups, kLanes };
-
 // sum[a][b] = sum over n groups of x[b] . y[a], for A rows of y and B vectors of x.
-template <class V, KeysAre kKeys, int A, int B>
+template <class V, int A, int B>
 void multiply(Lanes x, Groups y, int n, typename V::I (&sum)[A][B]) {
   if constexpr (V::kStep > kGroup) return V::template multiply<A, B>(x, y, n, sum);
   EDGEQKV_UNROLL
@@ -57,7 +55,7 @@ void multiply(Lanes x, Groups y, int n, typename V::I (&sum)[A][B]) {
       for (int a = 0; a < A; a++) EDGEQKV_UNROLL
       for (int b = 0; b < B; b++) {
         const char* group = yd + kGroup * a * y.row;
-        sum[a][b] = kKeys == KeysAre::kLanes ? V::dot_keys(sum[a][b], lanes[b], group) : V::dot(sum[a][b], lanes[b], group);
+        sum[a][b] = V::dot(sum[a][b], lanes[b], group);
       }
     }
   }
@@ -90,7 +88,7 @@ struct IntegerValues {
   template <int A, int B>
   void add_rows(Weights weights, int n_group, float* acc, ptrdiff_t acc_row) {
     I sum[A][B];
-    multiply<V, KeysAre::kGroups>({value, kBlockGroups * W, W, 0}, weights.groups, n_group, sum);
+    multiply<V>({value, kBlockGroups * W, W, 0}, weights.groups, n_group, sum);
     EDGEQKV_UNROLL
     for (int a = 0; a < A; a++) {
       F units = V::set1(weights.unit[a]), factor = V::set1(weights.keep[a]);

@@ -60,7 +60,7 @@ struct IntegerTile {
   template <int A, int B>
   void scores_of(const Part& part, int p, Groups keys, int c, const float* scale, float* score) {
     I sum[A][B];
-    multiply<V, KeysAre::kGroups>(queries(part, c), keys, part.dim / kGroup, sum);
+    multiply<V>(queries(part, c), keys, part.dim / kGroup, sum);
     EDGEQKV_UNROLL
     for (int b = 0; b < B; b++) {
       const int at = p * kBlockRows + c + b * W;
