@@ -302,7 +302,11 @@ struct KeyQuads {
       V::store(to + j, x);
     }
     const float top = max_lanes<V>(largest);
-    b.unit[p][r] = top > 1e-30f && sum_lanes<V>(total) < 1e30f ? top / kLargestInteger : 0;
+    const float all = sum_lanes<V>(total);
+    if (all == 0)
+      b.unit[p][r] = 1;  // nothing but zeros, as in a cache that was not filled
+    else
+      b.unit[p][r] = top > 1e-30f && all < 1e30f ? top / kLargestInteger : 0;
   }
 
   // A part's weights of one query row as digits. Returns their sum as integers.
