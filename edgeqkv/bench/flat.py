@@ -64,7 +64,7 @@ def _common(record: Record) -> dict[str, Cell]:
         "first_token_s": first_token.p50_s if first_token else None,
         "cache_bytes": memory.cache_bytes,
         "cache_bytes_analytic": memory.cache_bytes_analytic,
-        "peak_rss_bytes": end.peak_rss,
+        "peak_rss_bytes": memory.peak,
         "pss_bytes": end.pss,
         "private_bytes": end.private,
         "peak_weights_bytes": split.weights if split else None,

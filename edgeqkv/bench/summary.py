@@ -57,7 +57,7 @@ def _side_by_side(run: Sequence[Record]) -> Table:
         end = record.memory.at("end")
         last = next((timing for timing in record.timings.decode if timing.depth == depth), None)
         speed = (f"{last.median * 1e3:.2f}", f"{last.tokens_per_s:,.0f}") if last else (NOT_MEASURED,) * 2
-        rows.append((name(record), size(record.memory.cache_bytes, 2), size(end.peak_rss), size(end.private), *speed))
+        rows.append((name(record), size(record.memory.cache_bytes, 2), size(record.memory.peak), size(end.private), *speed))
     return Table((NAME, "cache MiB", "peak RSS MiB", "private MiB", f"ms/token at {depth}", "tokens/s"), tuple(rows))
 
 
@@ -72,7 +72,7 @@ def _ratios(run: Sequence[Record]) -> Table:
         end, base_end = record.memory.at("end"), base.memory.at("end")
         ours = {timing.depth: timing.median for timing in record.timings.decode}
         row = [name(record), f"{record.memory.cache_bytes / base.memory.cache_bytes:.3f}"]
-        row += [_share(end.peak_rss, base_end.peak_rss), _share(end.private, base_end.private)]
+        row += [_share(record.memory.peak, base.memory.peak), _share(end.private, base_end.private)]
         row += [_share(ours.get(depth), theirs[depth]) for depth in depths]
         row += [_share(ours.get(depths[-1]), ours.get(depths[0]))] if len(depths) > 1 else []
         rows.append(tuple(row))
