@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from edgeqkv.errors import EdgeQKVError
 
@@ -50,14 +51,38 @@ def atomic_folder(target: Path, ours: tuple[str, ...] = ()) -> Iterator[Path]:
 def refuse_to_replace(target: Path, ours: tuple[str, ...] = ()) -> None:
     """Raise :class:`EdgeQKVError` when :func:`atomic_folder` would not replace ``target``, to know before long work."""
     target = Path(target).resolve()
-    held = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
+    held = _held(target)
     if held and not (ours and ours[0] in held and held <= set(ours)):
         raise EdgeQKVError(f"{target} exists and holds {min(held)}, so it is not replaced; remove it or name another folder")
 
 
+def _held(folder: Path) -> set[str]:
+    """The names in a folder, none where there is no folder. Another writer may exchange it and empty the old one meanwhile:
+    what was listed has to be there still."""
+    while True:
+        try:
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        try:
+            names = set(os.listdir(opened))
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(opened), os.stat(folder)):
+                    return names
+        finally:
+            os.close(opened)
+
+
 def atomic_write(target: Path, data: bytes, mode: int = 0o644, durable: bool = False) -> None:
-    """Replace one file; a reader sees the old content or the new, never a part. ``durable`` has it on the disk before the old
-    one is gone."""
+    """Replace one file, as :func:`atomic_file` does."""
+    with atomic_file(target, mode, durable) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_file(target: Path, mode: int = 0o644, durable: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, which replaces ``target`` when the block ends well; a reader sees the old content or the new, never a
+    part. ``durable`` has it on the disk before the old one is gone."""
 
     def new(prefix: str, parent: Path) -> str:
         descriptor, name = tempfile.mkstemp(PART, prefix, parent)
@@ -68,7 +93,7 @@ def atomic_write(target: Path, data: bytes, mode: int = 0o644, durable: bool = F
         scratch, lock = _locked(target, new)
         try:
             with scratch.open("wb") as file:
-                file.write(data)
+                yield file
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())

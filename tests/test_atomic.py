@@ -121,6 +121,21 @@ def test_what_came_meanwhile_and_is_not_ours_is_kept(tmp_path):
     assert (os.listdir(tmp_path), os.listdir(target)) == (["folder"], ["thesis.tex"])
 
 
+def test_a_listing_of_what_was_exchanged_meanwhile_does_not_count(tmp_path, monkeypatch):
+    """Half emptied by the writer that put another in its place, the old folder looks like one that is not ours."""
+    write(tmp_path / "folder", "old")
+    really = os.listdir
+
+    def listing(opened):
+        monkeypatch.setattr(os, "listdir", really)
+        write(tmp_path / "folder", "new")
+        return ["1"]
+
+    monkeypatch.setattr(os, "listdir", listing)
+    write(tmp_path / "folder", "newest")
+    assert versions(tmp_path / "folder") == {"newest"}
+
+
 def test_a_writer_at_work_is_not_tidied_away(tmp_path):
     with atomic_folder(tmp_path / "folder") as first:
         (first / "a").write_text("first")
