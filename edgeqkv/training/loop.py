@@ -1,9 +1,7 @@
 """The training loop: AdamW over a job, with progress that survives a kill at any moment."""
 
-import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 import edgeqkv
+from edgeqkv.atomic import atomic_file
 from edgeqkv.errors import CheckFailed, EdgeQKVError
 from edgeqkv.parameters import parameter_count
 from edgeqkv.training.job import Job, batch_at, first_weights, identity
@@ -109,7 +108,7 @@ def _restore(
 def _save(
     path: Path, job: Job, step: int, steps: list[Step], weights: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
 ) -> None:
-    """Written beside and renamed when it is on the disk; not made in memory first, for it holds the weights three times."""
+    """Not made in memory first, for it holds the weights three times."""
     content = {
         "identity": identity(job),
         "step": step,
@@ -117,17 +116,14 @@ def _save(
         "weights": {name: w.detach() for name, w in weights.items()},
         "optimiser": optimiser.state_dict(),
     }
-    part = path.with_name(path.name + ".part")
+    kept = "the last progress that was saved is kept"
     try:
-        with part.open("wb") as file:
+        with atomic_file(path, durable=True) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-        with suppress(OSError):
-            part.unlink()
-        raise EdgeQKVError(f"cannot write {path}: {error}; the last progress that was saved is kept") from error
+    except EdgeQKVError as error:
+        raise EdgeQKVError(f"{error}; {kept}") from error
+    except RuntimeError as error:  # of torch's writer on a full disk
+        raise EdgeQKVError(f"cannot write {path}: {error}; {kept}") from error
 
 
 def _line(job: Job, step: Step, steps_a_second: float) -> str:
